@@ -1,0 +1,1 @@
+"""CycleMimic: learn robot actions from video that has no action labels."""

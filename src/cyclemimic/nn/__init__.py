@@ -1,0 +1,1 @@
+"""Bricks: the torch batches that travel, transformer blocks, vision stems."""

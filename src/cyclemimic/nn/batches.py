@@ -1,0 +1,79 @@
+"""The torch twins of types.py: what one training step takes and gives. Pixels are float32 in [0, 1], channels first.
+
+Letters in shapes: B batch, H W picture, N patches, C channels, L tokens of a latent action, D code width,
+W words, P proprioception axes, S steps of a chunk, A action axes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+def pixels(frames: NDArray[np.uint8], device: torch.device | str = "cpu") -> Tensor:
+    """Uint8 [B, H, W, 3] to float32 [B, 3, H, W] in [0, 1]; converted on the device."""
+    return torch.from_numpy(np.ascontiguousarray(frames)).to(device).permute(0, 3, 1, 2).float().div_(255.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairBatch:
+    """(o_t, o_t+H) of B pairs, and the body that each shows."""
+
+    now: Tensor  # [B, 3, H, W]
+    later: Tensor  # [B, 3, H, W]
+    body: Tensor  # [B] int64, index into the mixture's list of embodiments
+
+    def __len__(self) -> int:
+        return self.now.shape[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """Patch features of B frames on a grid of rows x columns."""
+
+    patches: Tensor  # [B, N, C], N = rows * columns
+    grid: tuple[int, int]
+
+    def __sub__(self, other: Features) -> Features:
+        return Features(patches=self.patches - other.patches, grid=self.grid)
+
+    def take(self, index: Tensor) -> Features:
+        """The features of the frames that `index` [B'] names."""
+        return Features(patches=self.patches[index], grid=self.grid)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentBatch:
+    """Latent actions of B pairs: before quantisation, after it, and as integers."""
+
+    embedding: Tensor  # [B, L, D], z^e
+    vectors: Tensor  # [B, L, D], z^q; carries the straight-through gradient
+    codes: Tensor  # [B, L] int64
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObservationBatch:
+    """What a policy sees, B times: one picture, the words of the sentence, optionally proprioception."""
+
+    images: Tensor  # [B, 3, H, W]
+    words: Tensor  # [B, W] int64 token ids, right-padded
+    word_mask: Tensor  # [B, W] bool, True where there is a word
+    proprioception: Tensor | None = None  # [B, P], normalised
+
+    def __len__(self) -> int:
+        return self.images.shape[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemonstrationBatch:
+    """B moments of demonstrations: what was seen, which latent action followed, which actions were taken."""
+
+    observation: ObservationBatch
+    codes: Tensor  # [B, L] int64
+    actions: Tensor | None = None  # [B, S, A], normalised
+    action_mask: Tensor | None = None  # [B, S] bool, False behind the episode's end
+    hindsight: Tensor | None = None  # [B, 3], normalised: where the hand is at the end of the demonstration
