@@ -1,0 +1,8 @@
+"""What lies on disk: everything here is written atomically, carries hashes, and is read without pickle.
+
+Rooms:
+    atomic       writing files and folders so that a kill never leaves half of one; hashes; JSON
+    frame_cache  decoded clips at one square size, as a memory map with an index
+    label_store  latent actions per frame pair, as Parquet shards with provenance
+    weights      tensors as safetensors; the only room that needs torch, so nothing here imports it for you
+"""

@@ -1,0 +1,91 @@
+"""Transformer blocks: spatial attention within a frame, causal temporal attention over two frames, MLP.
+
+Letters in shapes: B batch, T tokens of one frame, C width, H heads.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+KeyValue = tuple[Tensor, Tensor]  # each [B, T, C]
+
+
+class SpatialAttention(nn.Module):
+    """Full attention between the tokens of one frame. Engineering: fused q, k, v and torch's own kernel."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, T, C] -> [B, T, C]."""
+        batch, tokens, width = x.shape
+        qkv = self.qkv(x).view(batch, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2])
+        return self.out(mixed.transpose(1, 2).reshape(batch, tokens, width))  # type: ignore[no-any-return]
+
+
+class MLP(nn.Module):
+    """Two linear layers with a GELU between them."""
+
+    def __init__(self, width: int, ratio: int = 4) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(width, ratio * width), nn.Linear(ratio * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., C] -> [..., C]."""
+        return self.down(F.gelu(self.up(x)))  # type: ignore[no-any-return]
+
+
+class SpatialBlock(nn.Module):
+    """Pre-norm spatial attention and MLP: a block of the decoder and of the discriminator."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm1, self.attention = nn.LayerNorm(width), SpatialAttention(width, heads)
+        self.norm2, self.mlp = nn.LayerNorm(width), MLP(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, T, C] -> [B, T, C]."""
+        x = x + self.attention(self.norm1(x))
+        return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
+
+
+class SpatioTemporalBlock(nn.Module):
+    """Spatial attention, causal temporal attention over (now, later), MLP: a block of the encoder E.
+
+    Attention over two frames has a closed form: the frame now sees only itself, so its output is its own value; the
+    later frame weighs two values, and a softmax over two logits is a sigmoid of their difference. Splitting the block
+    into `now` and `later` makes it causal by construction, and lets one stream of a frame serve several later frames.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.spatial = nn.LayerNorm(width), SpatialAttention(width, heads)
+        self.norm2, self.qkv, self.out = nn.LayerNorm(width), nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.norm3, self.mlp = nn.LayerNorm(width), MLP(width)
+
+    def now(self, x: Tensor) -> tuple[Tensor, KeyValue]:
+        """The frame now [B, T, C]; returns its tokens and the keys and values that a later frame will look at."""
+        x = x + self.spatial(self.norm1(x))
+        _, key, value = self.qkv(self.norm2(x)).chunk(3, dim=-1)
+        x = x + self.out(value)
+        return x + self.mlp(self.norm3(x)), (key, value)
+
+    def later(self, x: Tensor, earlier: KeyValue) -> Tensor:
+        """The later frame [B, T, C], which looks at itself and at `earlier`."""
+        x = x + self.spatial(self.norm1(x))
+        query, key, value = self.qkv(self.norm2(x)).chunk(3, dim=-1)
+        key_now, value_now = earlier
+        batch, tokens, width = x.shape
+        heads = (batch, tokens, self.heads, width // self.heads)
+        logit = (query * (key - key_now)).view(heads).sum(-1, keepdim=True) * (width // self.heads) ** -0.5
+        weight = torch.sigmoid(logit)
+        mixed = value_now.view(heads) + weight * (value - value_now).view(heads)
+        x = x + self.out(mixed.reshape(batch, tokens, width))
+        return x + self.mlp(self.norm3(x))  # type: ignore[no-any-return]

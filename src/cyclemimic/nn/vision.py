@@ -1,0 +1,61 @@
+"""Frames to patch features: the Protocol of feature backbones, and the trainable convolutional twin of the tiny recipe."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cyclemimic.nn.batches import Features
+
+
+class FeatureBackbone(Protocol):
+    """Frames [B, 3, H, W] in [0, 1] to patch features; differentiable in its input even where its weights are frozen."""
+
+    width: int  # C, channels of a patch feature
+    stride_px: int  # side of the square of pixels that one patch stands for
+
+    def __call__(self, frames: Tensor) -> Features:
+        """Features [B, N, C] on a grid of H / stride_px rows and W / stride_px columns."""
+        ...
+
+
+class ConvStem(nn.Module):
+    """Strided convolutions with coordinate channels, as feature backbone without pretrained weights. Engineering.
+
+    Args:
+        width: C.
+        stride_px: 2, 4, 8 ...: one convolution of stride 2 for each factor of two.
+        channels: colours in; 3 for frames.
+    """
+
+    def __init__(self, width: int, stride_px: int, channels: int = 3) -> None:
+        super().__init__()
+        halvings = stride_px.bit_length() - 1
+        if 2**halvings != stride_px:
+            raise ValueError(f"stride_px must be a power of two, got {stride_px}")
+        self.width, self.stride_px = width, stride_px
+        widths = [channels + 2] + [max(16, width >> (halvings - 1 - i)) for i in range(halvings)]
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in zip(widths[:-1], widths[1:], strict=True)
+        )
+        self.mix = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, frames: Tensor) -> Features:
+        """[B, channels, H, W] -> patches [B, N, C]."""
+        x = torch.cat([frames * 2 - 1, coordinates(frames)], dim=1)
+        for convolution in self.convolutions:
+            x = F.gelu(convolution(x))
+        x = x + self.mix(x)
+        return Features(patches=x.flatten(2).transpose(1, 2), grid=(x.shape[2], x.shape[3]))
+
+
+def coordinates(frames: Tensor) -> Tensor:
+    """Two channels [B, 2, H, W] with x and y in [-1, 1] at the centres of pixels, x first as grid_sample wants them."""
+    batch, _, height, width = frames.shape
+    ys = (torch.arange(height, device=frames.device, dtype=frames.dtype) + 0.5) * (2 / height) - 1
+    xs = (torch.arange(width, device=frames.device, dtype=frames.dtype) + 0.5) * (2 / width) - 1
+    grid = torch.stack([xs.expand(height, width), ys[:, None].expand(height, width)])
+    return grid.expand(batch, 2, height, width)

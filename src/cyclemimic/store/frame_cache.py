@@ -1,0 +1,291 @@
+"""Decoded clips at one square size, as a memory map with an index. Numpy only. Engineering.
+
+    FOLDER/frames.u8    uint8 [N, size, size, 3]: every frame of every clip, clip after clip
+    FOLDER/index.json   which clips, where each starts, its sha256, and what the frames were made from
+
+While a cache is being built it lies in `frames.u8.part` with `journal.jsonl` beside it: a line per finished clip,
+written after the clip's frames are on disk. A build that was killed goes on behind the last whole line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from cyclemimic.errors import InputError
+from cyclemimic.store.atomic import read_json, sync_folder, write_json
+from cyclemimic.types import ClipInfo, Int64, UInt8
+
+FORMAT = "cyclemimic-frame-cache-1"
+FRAMES, INDEX, PART, JOURNAL = "frames.u8", "index.json", "frames.u8.part", "journal.jsonl"
+REMEDY = "Build the cache again (delete the folder, then `cyclemimic data cache SOURCE`)."
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheRecipe:
+    """What decides a cache's pixels: the source's content, the size [px], and how pictures are made square."""
+
+    source_hash: str
+    size_px: int
+    resampler: str
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of one frame."""
+        return self.size_px * self.size_px * 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class CachedClip:
+    """One clip's row of the index: `offset` is the row of its first frame, `sha256` that of its pixels."""
+
+    info: ClipInfo
+    offset: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SkippedClip:
+    """A clip that could not be used, and why."""
+
+    name: str
+    reason: str
+
+
+def _clip_to_json(clip: CachedClip) -> dict[str, Any]:
+    return {**asdict(clip.info), "offset": clip.offset, "sha256": clip.sha256}
+
+
+def _clip_from_json(row: Mapping[str, Any]) -> CachedClip:
+    return CachedClip(
+        info=ClipInfo(
+            name=str(row["name"]),
+            embodiment=str(row["embodiment"]),
+            fps=float(row["fps"]),
+            num_frames=int(row["num_frames"]),
+            instruction=row["instruction"],
+            licence=row["licence"],
+        ),
+        offset=int(row["offset"]),
+        sha256=str(row["sha256"]),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameCache:
+    """A finished cache, opened for reading. `frames` is a read-only memory map [N, size, size, 3]."""
+
+    clips: tuple[ClipInfo, ...]
+    offsets: Int64  # [clips]: row of each clip's first frame
+    frames: UInt8  # [N, size, size, 3]
+    size_px: int
+    source_hash: str
+    resampler: str
+    sha256: tuple[str, ...]  # of each clip's pixels
+    skipped: tuple[SkippedClip, ...]
+
+    @classmethod
+    def open(cls, folder: Path | str, verify: bool = False) -> FrameCache:
+        """Open a cache; `verify` also reads every frame and compares checksums.
+
+        Raises:
+            InputError: there is no finished cache here, or it is damaged.
+        """
+        folder = Path(folder)
+        if not (folder / INDEX).exists():
+            half = (folder / JOURNAL).exists()
+            raise InputError(
+                folder,
+                expected=f"a frame cache ({INDEX} and {FRAMES})",
+                got="a cache whose building was cut off" if half else "none",
+                remedy="Run `cyclemimic data cache SOURCE` " + ("again; it goes on." if half else "first."),
+            )
+        recipe, clips, skipped = _read_index(folder / INDEX)
+        num_frames = sum(c.info.num_frames for c in clips)
+        path = folder / FRAMES
+        size_bytes = path.stat().st_size if path.exists() else 0
+        if size_bytes != num_frames * recipe.frame_bytes:
+            expected = f"{num_frames} frames of {recipe.size_px} px ({num_frames * recipe.frame_bytes} bytes)"
+            raise InputError(path, expected=expected, got=f"{size_bytes} bytes", remedy=REMEDY)
+        shape = (num_frames, recipe.size_px, recipe.size_px, 3)
+        cache = cls(
+            clips=tuple(c.info for c in clips),
+            offsets=np.array([c.offset for c in clips], np.int64),
+            frames=np.memmap(path, np.uint8, "r", shape=shape),
+            size_px=recipe.size_px,
+            source_hash=recipe.source_hash,
+            resampler=recipe.resampler,
+            sha256=tuple(c.sha256 for c in clips),
+            skipped=skipped,
+        )
+        if verify:
+            cache.verify(path)
+        return cache
+
+    def __len__(self) -> int:
+        """Number of clips."""
+        return len(self.clips)
+
+    @property
+    def embodiments(self) -> tuple[str, ...]:
+        """The bodies seen, sorted, each once."""
+        return tuple(sorted({c.embodiment for c in self.clips}))
+
+    @property
+    def recipe(self) -> CacheRecipe:
+        """What decided the pixels."""
+        return CacheRecipe(source_hash=self.source_hash, size_px=self.size_px, resampler=self.resampler)
+
+    def clip_frames(self, i: int) -> UInt8:
+        """The frames [T, size, size, 3] of clip `i`: a view of the memory map, nothing is read yet."""
+        start = int(self.offsets[i])
+        return self.frames[start : start + self.clips[i].num_frames]
+
+    def verify(self, where: Path | str = FRAMES) -> None:
+        """Read every frame; raise InputError that names the clips whose pixels changed."""
+        pairs = enumerate(self.sha256)
+        bad = [self.clips[i].name for i, known in pairs if _sha256_of(self.clip_frames(i)) != known]
+        if bad:
+            expected = "frames with the checksums of the index"
+            raise InputError(where, expected=expected, got=f"others in {', '.join(bad[:5])}", remedy=REMEDY)
+
+
+class FrameCacheWriter:
+    """Writes a cache clip by clip; opening it on a half-built one of the same recipe goes on where that stopped."""
+
+    def __init__(self, folder: Path | str, recipe: CacheRecipe) -> None:
+        self.folder, self.recipe = Path(folder), recipe
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._header = json.dumps({"format": FORMAT, **asdict(recipe)}, sort_keys=True)
+        self._clips: list[CachedClip] = []
+        self._skipped: list[SkippedClip] = []
+        self._recover()
+        self._frames = (self.folder / PART).open("ab")
+        self._journal = (self.folder / JOURNAL).open("a", encoding="utf-8")
+
+    def __enter__(self) -> FrameCacheWriter:
+        """Close the files at the end of the block, whatever happens."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._frames.close()
+        self._journal.close()
+
+    @property
+    def num_frames(self) -> int:
+        """Frames written so far."""
+        return sum(c.info.num_frames for c in self._clips)
+
+    @property
+    def done(self) -> frozenset[str]:
+        """Names of the clips that are written or skipped."""
+        return frozenset(c.info.name for c in self._clips) | frozenset(s.name for s in self._skipped)
+
+    @property
+    def num_clips(self) -> int:
+        """Clips written so far."""
+        return len(self._clips)
+
+    @property
+    def skipped(self) -> tuple[SkippedClip, ...]:
+        """Clips skipped so far."""
+        return tuple(self._skipped)
+
+    def add(self, info: ClipInfo, frames: UInt8) -> None:
+        """Append one clip, frames [T, size, size, 3]; `info.num_frames` must be T."""
+        wanted = (info.num_frames, self.recipe.size_px, self.recipe.size_px, 3)
+        if frames.shape != wanted or frames.dtype != np.uint8:
+            expected, got = f"uint8 {wanted}", f"{frames.dtype} {frames.shape}"
+            raise InputError(f"clip {info.name!r}", expected=expected, got=got, remedy="Resize it first.")
+        clip = CachedClip(info=info, offset=self.num_frames, sha256=_sha256_of(frames))
+        self._frames.write(np.ascontiguousarray(frames).data)
+        self._frames.flush()
+        # Frames first: a journal line is a promise that its frames are on disk.
+        os.fsync(self._frames.fileno())
+        self._clips.append(clip)
+        self._note(_clip_to_json(clip))
+
+    def skip(self, name: str, reason: str) -> None:
+        """Note that a clip cannot be used."""
+        self._skipped.append(SkippedClip(name=name, reason=reason))
+        self._note({"skipped": name, "reason": reason})
+
+    def finish(self) -> None:
+        """Turn the part file into the cache. An older cache in this folder is replaced only now."""
+        self._frames.close()
+        self._journal.close()
+        # The old index goes first: an index must never lie beside frames that it does not describe.
+        (self.folder / INDEX).unlink(missing_ok=True)
+        (self.folder / PART).replace(self.folder / FRAMES)
+        sync_folder(self.folder)
+        index = {
+            "format": FORMAT,
+            **asdict(self.recipe),
+            "clips": [_clip_to_json(c) for c in self._clips],
+            "skipped": [asdict(s) for s in self._skipped],
+        }
+        write_json(self.folder / INDEX, index)
+        (self.folder / JOURNAL).unlink()
+
+    def _note(self, row: Mapping[str, Any]) -> None:
+        self._journal.write(json.dumps(row, ensure_ascii=False) + "\n")
+        self._journal.flush()
+        os.fsync(self._journal.fileno())
+
+    def _recover(self) -> None:
+        """Take over what a killed build finished; anything behind the last whole journal line is cut off."""
+        journal, part, frames = (self.folder / name for name in (JOURNAL, PART, FRAMES))
+        lines = journal.read_bytes().split(b"\n")[:-1] if journal.exists() else []
+        if lines and lines[0].decode(errors="replace") == self._header:
+            for line in lines[1:]:
+                try:
+                    row = json.loads(line)
+                    if "skipped" in row:
+                        self._skipped.append(SkippedClip(name=row["skipped"], reason=row["reason"]))
+                    else:
+                        self._clips.append(_clip_from_json(row))
+                except (ValueError, KeyError, TypeError):
+                    break
+        kept_bytes = self.num_frames * self.recipe.frame_bytes
+        if not part.exists() and frames.exists() and not (self.folder / INDEX).exists():
+            frames.replace(part)  # killed inside `finish`, between the rename and the index
+        if not part.exists() or part.stat().st_size < kept_bytes:
+            self._clips, self._skipped, kept_bytes = [], [], 0
+        with part.open("ab") as handle:
+            handle.truncate(kept_bytes)
+        rows = [json.dumps(_clip_to_json(c), ensure_ascii=False) for c in self._clips]
+        rows += [
+            json.dumps({"skipped": s.name, "reason": s.reason}, ensure_ascii=False) for s in self._skipped
+        ]
+        journal.write_text("\n".join([self._header, *rows]) + "\n", encoding="utf-8")
+
+
+def _sha256_of(frames: UInt8) -> str:
+    return hashlib.sha256(np.ascontiguousarray(frames).data).hexdigest()
+
+
+def _read_index(path: Path) -> tuple[CacheRecipe, tuple[CachedClip, ...], tuple[SkippedClip, ...]]:
+    index = read_json(path)
+    if index.get("format") != FORMAT:
+        raise InputError(path, expected=f"format {FORMAT!r}", got=repr(index.get("format")), remedy=REMEDY)
+    try:
+        recipe = CacheRecipe(
+            source_hash=str(index["source_hash"]),
+            size_px=int(index["size_px"]),
+            resampler=str(index["resampler"]),
+        )
+        clips = tuple(_clip_from_json(row) for row in index["clips"])
+        skipped = tuple(SkippedClip(name=s["name"], reason=s["reason"]) for s in index["skipped"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(path, expected="a whole index", got=f"a fault at {error}", remedy=REMEDY) from None
+    return recipe, clips, skipped

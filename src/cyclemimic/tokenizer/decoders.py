@@ -1,0 +1,152 @@
+"""D: a frame and a latent action to the later frame. Three families behind one Protocol.
+
+Letters in shapes: B batch, H W picture, L tokens of a latent action, D code width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cyclemimic.nn.transformer import SpatialBlock
+from cyclemimic.nn.vision import ConvStem, coordinates
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoded:
+    """What a decoder made: frames [B, 3, H, W], and how much of each was painted instead of moved, [B] in [0, 1]."""
+
+    frames: Tensor
+    painted: Tensor
+
+
+class Decoder(Protocol):
+    """D(o, z^q): what the latent action makes of a frame."""
+
+    def __call__(self, now: Tensor, vectors: Tensor) -> Decoded:
+        """Frames [B, 3, H, W] in [0, 1] and vectors [B, L, D] to later frames."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelDecoderConfig:
+    """Sizes of the paper's decoder."""
+
+    width: int = 64
+    blocks: int = 2
+    heads: int = 4
+    stride_px: int = 4
+
+
+class PixelDecoder(nn.Module):
+    """D of the paper: a spatial transformer over patches and latent action tokens that paints every pixel.
+
+    Paper: method, latent action tokenizer. It paints a change onto the frame now (engineering: a residual).
+    """
+
+    def __init__(self, config: PixelDecoderConfig, *, num_tokens: int, code_width: int, size_px: int) -> None:
+        super().__init__()
+        self.config, self.num_tokens = config, num_tokens
+        patches = (size_px // config.stride_px) ** 2
+        self.stem = ConvStem(config.width, config.stride_px)
+        self.action_in = nn.Linear(code_width, config.width)
+        self.slot = nn.Parameter(torch.randn(num_tokens, config.width) * 0.02)
+        self.position = nn.Parameter(torch.randn(patches, config.width) * 0.02)
+        self.blocks = nn.ModuleList(SpatialBlock(config.width, config.heads) for _ in range(config.blocks))
+        self.norm = nn.LayerNorm(config.width)
+        self.out = nn.Linear(config.width, 3 * config.stride_px**2)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, now: Tensor, vectors: Tensor) -> Decoded:
+        """[B, 3, H, W], [B, L, D] -> frames [B, 3, H, W]."""
+        features = self.stem(now)
+        x = torch.cat([self.action_in(vectors) + self.slot, features.patches + self.position], dim=1)
+        for block in self.blocks:
+            x = block(x)
+        patches = self.out(self.norm(x[:, self.num_tokens :]))
+        rows, columns = features.grid
+        squares = patches.transpose(1, 2).reshape(len(now), -1, rows, columns)
+        frames = now + F.pixel_shuffle(squares, self.config.stride_px)
+        return Decoded(frames=frames, painted=torch.ones(len(now), device=now.device))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MotionDecoderConfig:
+    """Sizes of the motion decoder, and whether the code alone says how things move."""
+
+    kind: Literal["free", "factorised"] = "factorised"
+    width: int = 32
+    reach: float = 0.6
+
+
+class MotionDecoder(nn.Module):
+    """D that can only move what is in the frame, and paint a little where something was hidden.
+
+    Engineering (docs/decisions): a decoder that paints freely signs its frames and the cycle is solved by signatures.
+    `free`: flow(x) comes from frame and code together. `factorised`: the code alone says how, the frame what and where:
+
+        flow(x) = gate(o, z)(x) * (t(z) + S(z) (x - hand(o)));   o' = warp(o, flow) (1 - m) + paint m
+    """
+
+    def __init__(self, config: MotionDecoderConfig, *, num_tokens: int, code_width: int) -> None:
+        super().__init__()
+        self.config = config
+        width, latent = config.width, num_tokens * code_width
+        self.stem = nn.Conv2d(5, width, 3, stride=2, padding=1)
+        self.down = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)
+        self.middle = nn.Conv2d(2 * width, 2 * width, 3, padding=1)
+        self.up = nn.Conv2d(3 * width, width, 3, padding=1)
+        self.modulate_down = nn.Linear(latent, 4 * width)
+        self.modulate_up = nn.Linear(latent, 2 * width)
+        self.fine = nn.Conv2d(width + 3, 24, 3, padding=1)
+        # One flow or gate plane, one mask plane, three colours.
+        self.out = nn.Conv2d(24, (2 if config.kind == "free" else 1) + 1 + 3, 3, padding=1)
+        nn.init.normal_(self.out.weight, std=0.01)
+        nn.init.zeros_(self.out.bias)
+        if config.kind == "factorised":
+            self.where = nn.Conv2d(width, 1, 1)
+            self.how = nn.Sequential(nn.Linear(latent, 64), nn.GELU(), nn.Linear(64, 6))
+
+    def forward(self, now: Tensor, vectors: Tensor) -> Decoded:
+        """[B, 3, H, W], [B, L, D] -> frames [B, 3, H, W]."""
+        code = vectors.flatten(1)
+        place = coordinates(now)
+        fine = F.gelu(self.stem(torch.cat([now * 2 - 1, place], dim=1)))
+        coarse = F.gelu(self._film(self.down(fine), self.modulate_down(code)))
+        coarse = coarse + F.gelu(self.middle(coarse))
+        joined = torch.cat([fine, F.interpolate(coarse, scale_factor=2.0)], dim=1)
+        joined = F.gelu(self._film(self.up(joined), self.modulate_up(code)))
+        whole = F.interpolate(joined, size=now.shape[-2:], mode="bilinear", align_corners=False)
+        planes = self.out(F.gelu(self.fine(torch.cat([whole, now], dim=1))))
+        mask = torch.sigmoid(planes[:, -4:-3] - 3)
+        paint = torch.sigmoid(planes[:, -3:])
+        moved = F.grid_sample(
+            now, (place + self._flow(planes, fine, code, place)).permute(0, 2, 3, 1), padding_mode="border", align_corners=False
+        )
+        return Decoded(frames=moved * (1 - mask) + paint * mask, painted=mask.mean((1, 2, 3)))
+
+    def _flow(self, planes: Tensor, fine: Tensor, code: Tensor, place: Tensor) -> Tensor:
+        """Where each pixel of the later frame comes from, [B, 2, H, W] in units of half the picture."""
+        if self.config.kind == "free":
+            return torch.tanh(planes[:, :2]) * self.config.reach
+        gate = torch.sigmoid(planes[:, :1] * 4)
+        shift, stretch = self.how(code).split([2, 4], dim=-1)
+        shift = torch.tanh(shift)[:, :, None, None] * self.config.reach
+        offset = place - self._hand(fine)
+        stretch = torch.tanh(stretch).view(-1, 2, 2) * 0.5
+        return gate * (shift + torch.einsum("bij,bjhw->bihw", stretch, offset))
+
+    def _hand(self, fine: Tensor) -> Tensor:
+        """Where the hand is, [B, 2, 1, 1]: a spatial softmax over the frame's features."""
+        heat = self.where(fine).flatten(2).softmax(-1)
+        return (heat * coordinates(fine).flatten(2)).sum(-1)[:, :, None, None]
+
+    @staticmethod
+    def _film(x: Tensor, modulation: Tensor) -> Tensor:
+        scale, shift = modulation[:, :, None, None].chunk(2, dim=1)
+        return x * (1 + scale) + shift

@@ -1,0 +1,128 @@
+"""The codebook: embeddings z^e to codes and vectors z^q, kept alive by moving averages and resets.
+
+Letters in shapes: B batch, L tokens of a latent action, D code width, K codes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cyclemimic.nn.batches import LatentBatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizerConfig:
+    """Sizes and habits of the codebook."""
+
+    num_codes: int = 16
+    decay: float = 0.95
+    reset_after: int = 50
+    statistics_momentum: float = 0.05
+
+
+class VectorQuantizer(nn.Module):
+    """VQ with K vectors on the unit sphere, shared by the L slots.
+
+    Paper: method, latent action tokenizer. Engineering: embeddings are whitened per axis (batch statistics of real
+    pairs, running ones for generated frames) and put on the unit sphere, or they collapse to one point at small scale;
+    vectors follow an exponential moving average; a code unused for `reset_after` steps becomes a random embedding.
+    """
+
+    codebook: Tensor  # [K, D]
+    cluster_size: Tensor  # [K]
+    cluster_sum: Tensor  # [K, D]
+    unused_steps: Tensor  # [K]
+    mean: Tensor  # [D]
+    variance: Tensor  # [D]
+
+    def __init__(self, config: QuantizerConfig, *, code_width: int) -> None:
+        super().__init__()
+        self.config = config
+        vectors = F.normalize(torch.randn(config.num_codes, code_width), dim=-1)
+        self.register_buffer("codebook", vectors)
+        self.register_buffer("cluster_size", torch.ones(config.num_codes))
+        self.register_buffer("cluster_sum", vectors.clone())
+        self.register_buffer("unused_steps", torch.zeros(config.num_codes, dtype=torch.int64))
+        self.register_buffer("mean", torch.zeros(code_width))
+        self.register_buffer("variance", torch.ones(code_width))
+
+    def on_sphere(self, raw: Tensor, *, batch_statistics: bool) -> Tensor:
+        """Whiten [B, L, D] per axis and normalise to length one: the embedding z^e whose distances count.
+
+        Args:
+            raw: what the encoder put out.
+            batch_statistics: True on real pairs during training (and updates the running ones).
+        """
+        mean, variance = self.mean, self.variance
+        if batch_statistics:
+            flat = raw.reshape(-1, raw.shape[-1])
+            mean, variance = flat.mean(0), flat.var(0, unbiased=False)
+            with torch.no_grad():  # the running statistics are a memory, nobody's gradient
+                self.mean.lerp_(mean, self.config.statistics_momentum)
+                self.variance.lerp_(variance, self.config.statistics_momentum)
+        return F.normalize((raw - mean) * torch.rsqrt(variance + 1e-5), dim=-1)
+
+    def distances(self, embedding: Tensor) -> Tensor:
+        """d(z^e, e_k), Euclidean: [B, L, D] -> [B, L, K]. The codebook is a buffer and gets no gradient."""
+        squared = embedding.square().sum(-1, keepdim=True) + self.codebook.square().sum(-1) - 2 * embedding @ self.codebook.T
+        return squared.clamp_min(1e-12).sqrt()
+
+    def look_up(self, codes: Tensor) -> Tensor:
+        """Today's vectors of `codes` [..., L] -> [..., L, D]."""
+        return self.codebook[codes]
+
+    def forward(self, embedding: Tensor) -> LatentBatch:
+        """The nearest vectors, with the straight-through gradient into `embedding` [B, L, D]."""
+        codes = self.distances(embedding).argmin(-1)
+        # Straight through: the decoder's gradient with respect to z^q goes to z^e unchanged; the codebook gets none.
+        vectors = embedding + (self.look_up(codes) - embedding).detach()
+        return LatentBatch(embedding=embedding, vectors=vectors, codes=codes)
+
+    @torch.no_grad()
+    def follow(self, latent: LatentBatch, generator: torch.Generator) -> Tensor:
+        """Move the vectors towards the embeddings that chose them and reset dead codes; returns the codes reset [R]."""
+        flat, codes = latent.embedding.flatten(0, 1), latent.codes.flatten()
+        chosen = F.one_hot(codes, self.config.num_codes).to(flat.dtype)
+        counts = chosen.sum(0)
+        self.cluster_size.lerp_(counts, 1 - self.config.decay)
+        self.cluster_sum.lerp_(chosen.T @ flat, 1 - self.config.decay)
+        self.unused_steps.copy_(torch.where(counts > 0, 0, self.unused_steps + 1))
+        dead = (self.unused_steps >= self.config.reset_after).nonzero().squeeze(1)
+        if len(dead):
+            donors = flat[torch.randint(len(flat), (len(dead),), generator=generator)]
+            self.cluster_sum[dead], self.cluster_size[dead] = donors, 1.0
+            self.unused_steps[dead] = 0
+        self.codebook.copy_(F.normalize(self.cluster_sum / self.cluster_size.clamp_min(1e-3)[:, None], dim=-1))
+        return dead
+
+
+def commitment_loss(latent: LatentBatch, quantizer: VectorQuantizer) -> Tensor:
+    """||z^e - sg(e)||^2: pulls embeddings to their vectors; the vectors follow by moving average instead."""
+    # The codebook's gradient stops (it is a buffer): only the encoder is pulled.
+    return F.mse_loss(latent.embedding, quantizer.look_up(latent.codes)) * latent.embedding.shape[-1]
+
+
+def entropy_loss(latent: LatentBatch, quantizer: VectorQuantizer, temperature: float) -> Tensor:
+    """1 - H(mean code probability) / log K, mean over slots: zero when every code is used alike. Engineering."""
+    probability = torch.softmax(-quantizer.distances(latent.embedding) / temperature, dim=-1).mean(0)
+    entropy = -(probability * (probability + 1e-9).log()).sum(-1)
+    return 1 - entropy.mean() / math.log(quantizer.config.num_codes)
+
+
+def joint_codes(codes: Tensor, num_codes: int) -> Tensor:
+    """Exp(joint entropy) of the tuples [n, L]: how many latent actions are in use, all slots taken together."""
+    place = num_codes ** torch.arange(codes.shape[-1], device=codes.device)
+    counts = torch.unique((codes * place).sum(-1), return_counts=True)[1].double()
+    share = counts / counts.sum()
+    return torch.exp(-(share * share.log()).sum())
+
+
+def slot_perplexity(codes: Tensor, num_codes: int) -> Tensor:
+    """Exp(entropy) of each slot [L] over the tuples [n, L]."""
+    share = F.one_hot(codes, num_codes).double().mean(0)
+    return torch.exp(-(share * (share + 1e-12).log()).sum(-1))

@@ -1,0 +1,85 @@
+"""Checkpoints: a folder per step, written under another name, synced, renamed. A killed run finds the last whole one."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from cyclemimic.errors import InputError
+from cyclemimic.store.weights import load_tensors, save_tensors
+
+PREFIX = "step-"
+UNFINISHED = ".unfinished-"
+
+
+def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], *, keep_last: int = 2) -> Path:
+    """Write the state after `step` updates; older ones beyond `keep_last` go only when the new one is whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    final = folder / f"{PREFIX}{step:08d}"
+    if final.exists():
+        return final
+    unfinished = folder / f"{UNFINISHED}{step:08d}"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    save_tensors(unfinished / "state.safetensors", dict(tensors), {"step": str(step)})
+    os.replace(unfinished, final)
+    _sync_folder(folder)
+    for old in _steps(folder)[:-keep_last]:
+        shutil.rmtree(folder / f"{PREFIX}{old:08d}")
+    return final
+
+
+def latest_checkpoint(folder: Path) -> tuple[int, dict[str, Tensor]] | None:
+    """The step and the tensors of the newest whole checkpoint, or None. What was half-written is removed."""
+    if not folder.exists():
+        return None
+    for unfinished in folder.glob(f"{UNFINISHED}*"):
+        shutil.rmtree(unfinished)
+    steps = _steps(folder)
+    if not steps:
+        return None
+    tensors, metadata = load_tensors(folder / f"{PREFIX}{steps[-1]:08d}" / "state.safetensors")
+    return int(metadata["step"]), tensors
+
+
+def claim_run(run_dir: Path, config: Mapping[str, object]) -> None:
+    """Bind a run folder to one configuration, so that the same command resumes and another one cannot spoil it.
+
+    Raises:
+        InputError: the folder already belongs to another configuration; names the fields that differ.
+    """
+    path = run_dir / "config.json"
+    wanted = json.loads(json.dumps(config, default=str))
+    if path.exists():
+        found = json.loads(path.read_text())
+        if found == wanted:
+            return
+        differing = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
+        raise InputError(
+            path,
+            expected="the configuration of this command",
+            got=f"another value for {', '.join(f'{k} ({found.get(k)} there, {wanted.get(k)} here)' for k in differing)}",
+            remedy="Name another --run, or repeat the command that began this one to resume it.",
+        )
+    run_dir.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(wanted, indent=1, sort_keys=True))
+    os.replace(temporary, path)
+
+
+def _steps(folder: Path) -> list[int]:
+    return sorted(int(p.name[len(PREFIX) :]) for p in folder.glob(f"{PREFIX}*"))
+
+
+def _sync_folder(folder: Path) -> None:
+    """A rename is durable only once the folder itself is synced."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

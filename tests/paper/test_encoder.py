@@ -1,0 +1,68 @@
+"""E reads two frames with learnable action tokens; the stream of the frame now knows nothing of what follows."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from cyclemimic.nn.transformer import SpatioTemporalBlock
+from tests.paper.small import BATCH, CODE_WIDTH, TOKENS, small_batch, small_tokenizer
+
+
+def test_embedding_has_one_vector_per_token_and_length_one():
+    tokenizer, batch = small_tokenizer(), small_batch()
+    embedding = tokenizer.encode(batch.now, batch.later).embedding
+    assert embedding.shape == (BATCH, TOKENS, CODE_WIDTH)
+    torch.testing.assert_close(embedding.norm(dim=-1), torch.ones(BATCH, TOKENS))
+
+
+def test_what_happens_later_cannot_change_the_stream_of_the_frame_now():
+    tokenizer, batch = small_tokenizer(), small_batch()
+    now = batch.now.clone().requires_grad_()
+    later = batch.later.clone().requires_grad_()
+    stream = tokenizer.watch(now)
+    tokenizer.read(stream, now, later, batch_statistics=False)
+    total = sum(k.sum() + v.sum() for k, v in stream.memory)
+    grad_now, grad_later = torch.autograd.grad(total, [now, later], allow_unused=True)
+    assert grad_now.abs().sum() > 0
+    assert grad_later is None
+
+
+def test_both_frames_reach_the_embedding():
+    tokenizer, batch = small_tokenizer(change="none"), small_batch()
+    now, later = batch.now.clone().requires_grad_(), batch.later.clone().requires_grad_()
+    embedding = tokenizer.read(tokenizer.watch(now), now, later, batch_statistics=False)
+    for grad in torch.autograd.grad(embedding.square().sum() + embedding[..., 0].sum(), [now, later]):
+        assert grad.abs().sum() > 0
+
+
+def test_closed_form_over_two_frames_equals_masked_softmax_attention():
+    torch.manual_seed(0)
+    heads, tokens, width = 2, 5, 14
+    block = SpatioTemporalBlock(width, heads).double()
+    x_now, x_later = torch.randn(3, tokens, width).double(), torch.randn(3, tokens, width).double()
+    out_now, memory = block.now(x_now)
+    out_later = block.later(x_later, memory)
+
+    frames = torch.stack([x_now + block.spatial(block.norm1(x_now)), x_later + block.spatial(block.norm1(x_later))], 2)
+    q, k, v = block.qkv(block.norm2(frames)).view(3, tokens, 2, 3, heads, width // heads).permute(3, 0, 1, 4, 2, 5)
+    mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(2, 3).reshape(3, tokens, 2, width)
+    x = frames + block.out(mixed)
+    x = x + block.mlp(block.norm3(x))
+    torch.testing.assert_close(torch.stack([out_now, out_later], 2), x)
+
+
+@pytest.mark.parametrize("change", ["pixels", "features", "none"])
+def test_latents_do_not_depend_on_the_rest_of_the_batch(change):
+    tokenizer, batch = small_tokenizer(change=change).eval(), small_batch()
+    whole = tokenizer.encode(batch.now, batch.later).embedding
+    alone = tokenizer.encode(batch.now[2:3], batch.later[2:3]).embedding
+    torch.testing.assert_close(whole[2:3], alone, atol=1e-5, rtol=1e-5)
+
+
+def test_the_change_reaches_only_the_later_frame():
+    tokenizer, batch = small_tokenizer(), small_batch()
+    assert tokenizer.change is not None
+    embedding = tokenizer.encode(batch.now, batch.later).embedding
+    embedding[..., 0].sum().backward()
+    assert tokenizer.change.mix.weight.grad.abs().sum() > 0
+    assert tokenizer.encoder.change_in.weight.grad.abs().sum() > 0
