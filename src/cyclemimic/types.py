@@ -44,10 +44,18 @@ class Axis:
 
     def __post_init__(self) -> None:
         if self.unit not in UNITS:
-            raise InputError(f"axis {self.name!r}", expected=f"a unit of {UNITS}", got=repr(self.unit), remedy="Convert to SI.")
+            raise InputError(
+                f"axis {self.name!r}",
+                expected=f"a unit of {UNITS}",
+                got=repr(self.unit),
+                remedy="Convert to SI.",
+            )
         if not self.low < self.high:
             raise InputError(
-                f"axis {self.name!r}", expected="low < high", got=f"{self.low} >= {self.high}", remedy="Swap the limits."
+                f"axis {self.name!r}",
+                expected="low < high",
+                got=f"{self.low} >= {self.high}",
+                remedy="Swap the limits.",
             )
 
 
@@ -86,7 +94,12 @@ class ActionSpace:
             )
         if not np.isfinite(actions).all():
             bad = np.argwhere(~np.isfinite(actions))[0].tolist()
-            raise InputError(where, expected="finite actions", got=f"NaN or infinity at index {bad}", remedy="Drop that step.")
+            raise InputError(
+                where,
+                expected="finite actions",
+                got=f"NaN or infinity at index {bad}",
+                remedy="Drop that step.",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,11 +125,18 @@ class FramePair:
         check_picture(self.later, "FramePair.later")
         if self.now.shape != self.later.shape:
             raise InputError(
-                "FramePair", expected="two pictures of one size", got=f"{self.now.shape} and {self.later.shape}",
+                "FramePair",
+                expected="two pictures of one size",
+                got=f"{self.now.shape} and {self.later.shape}",
                 remedy="Both frames must come from one episode.",
             )
         if not self.gap_s > 0:
-            raise InputError("FramePair.gap_s", expected="> 0 seconds", got=str(self.gap_s), remedy="`later` comes after `now`.")
+            raise InputError(
+                "FramePair.gap_s",
+                expected="> 0 seconds",
+                got=str(self.gap_s),
+                remedy="`later` comes after `now`.",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,13 +149,17 @@ class LatentAction:
     def __post_init__(self) -> None:
         if not np.issubdtype(self.codes.dtype, np.integer) or self.codes.ndim < 1:
             raise InputError(
-                "LatentAction.codes", expected="integers [..., l_z]", got=f"{self.codes.dtype} {self.codes.shape}",
+                "LatentAction.codes",
+                expected="integers [..., l_z]",
+                got=f"{self.codes.dtype} {self.codes.shape}",
                 remedy="Pass the quantizer's codes, not its vectors.",
             )
-        if self.codes.size and not (0 <= self.codes.min() and self.codes.max() < self.num_codes):
+        if self.codes.size and not (self.codes.min() >= 0 and self.codes.max() < self.num_codes):
             raise InputError(
-                "LatentAction.codes", expected=f"codes in [0, {self.num_codes})",
-                got=f"[{self.codes.min()}, {self.codes.max()}]", remedy="These labels belong to another codebook.",
+                "LatentAction.codes",
+                expected=f"codes in [0, {self.num_codes})",
+                got=f"[{self.codes.min()}, {self.codes.max()}]",
+                remedy="These labels belong to another codebook.",
             )
 
     @property
@@ -154,7 +178,9 @@ class Observation:
 
     def __post_init__(self) -> None:
         if not self.images:
-            raise InputError("Observation.images", expected="at least one camera", got="none", remedy="Add a picture.")
+            raise InputError(
+                "Observation.images", expected="at least one camera", got="none", remedy="Add a picture."
+            )
         for name, picture in self.images.items():
             check_picture(picture, f"Observation.images[{name!r}]")
 
@@ -168,7 +194,12 @@ class ActionChunk:
 
     def __post_init__(self) -> None:
         if self.actions.ndim != 2:
-            raise InputError("ActionChunk.actions", expected="[steps, axes]", got=str(self.actions.shape), remedy="Add a step axis.")
+            raise InputError(
+                "ActionChunk.actions",
+                expected="[steps, axes]",
+                got=str(self.actions.shape),
+                remedy="Add a step axis.",
+            )
         self.space.check(self.actions, "ActionChunk.actions")
 
 
@@ -201,8 +232,10 @@ class Episode:
             return
         if len(self.actions) != len(self.frames) - 1:
             raise InputError(
-                f"{where}, field actions", expected=f"{len(self.frames) - 1} actions between {len(self.frames)} frames",
-                got=str(len(self.actions)), remedy="Action t leads from frame t to frame t + 1.",
+                f"{where}, field actions",
+                expected=f"{len(self.frames) - 1} actions between {len(self.frames)} frames",
+                got=str(len(self.actions)),
+                remedy="Action t leads from frame t to frame t + 1.",
             )
         if self.action_space is not None:
             self.action_space.check(self.actions, f"{where}, field actions")

@@ -29,8 +29,13 @@ def test_printed_losses_equal_the_formula():
         psi_real, psi_fake = torch.sigmoid(real.double()), torch.sigmoid(fake.double())
         return (-psi_real.log()).mean() - (1 - psi_fake.log()).mean(), (1 - psi_fake.log()).mean()
 
-    (local_psi, local_d), (whole_psi, whole_d) = formula(real.local, fake.local), formula(real.whole, fake.whole)
-    assert discriminator_loss(real, fake, "printed").item() == pytest.approx(((local_psi + whole_psi) / 2).item(), abs=1e-6)
+    (local_psi, local_d), (whole_psi, whole_d) = (
+        formula(real.local, fake.local),
+        formula(real.whole, fake.whole),
+    )
+    assert discriminator_loss(real, fake, "printed").item() == pytest.approx(
+        ((local_psi + whole_psi) / 2).item(), abs=1e-6
+    )
     assert realism_loss(fake, "printed").item() == pytest.approx(((local_d + whole_d) / 2).item(), abs=1e-6)
 
 

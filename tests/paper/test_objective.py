@@ -3,26 +3,48 @@
 import pytest
 import torch
 
-from cyclemimic.tokenizer.objective import ObjectiveConfig, Ramp, critic_loss, gradient_norms, reconstruction_loss, tokenizer_terms
+from cyclemimic.tokenizer.objective import (
+    ObjectiveConfig,
+    Ramp,
+    critic_loss,
+    gradient_norms,
+    reconstruction_loss,
+    tokenizer_terms,
+)
 from tests.paper.small import BATCH, has_gradient, small_batch, small_buffer, small_critic, small_tokenizer
 
 ON = Ramp(weight=0.5)
 OFF = Ramp(weight=0.5, start=10**9)
 
 
-def evaluate(objective="ac3", cycle=ON, realism=ON, step=0, critic=None, batch=None, tokenizer=None, buffer=None):
+def evaluate(
+    objective="ac3", cycle=ON, realism=ON, step=0, critic=None, batch=None, tokenizer=None, buffer=None
+):
     tokenizer = tokenizer or small_tokenizer()
     critic = critic or small_critic()
     config = ObjectiveConfig(objective=objective, cycle=cycle, realism=realism)
     terms = tokenizer_terms(
-        tokenizer, critic, small_buffer() if buffer is None else buffer, batch or small_batch(), config, step, torch.Generator().manual_seed(0)
+        tokenizer,
+        critic,
+        small_buffer() if buffer is None else buffer,
+        batch or small_batch(),
+        config,
+        step,
+        torch.Generator().manual_seed(0),
     )
     return tokenizer, critic, terms
 
 
 def test_terms_and_weights_are_the_same_set_and_the_total_is_their_sum():
     _, _, terms = evaluate()
-    assert set(terms.losses) == {"reconstruction", "commitment", "entropy", "painted", "cycle", "discriminator"}
+    assert set(terms.losses) == {
+        "reconstruction",
+        "commitment",
+        "entropy",
+        "painted",
+        "cycle",
+        "discriminator",
+    }
     expected = sum(terms.weights[k] * v for k, v in terms.losses.items())
     torch.testing.assert_close(terms.total, expected)
 

@@ -16,9 +16,11 @@ from cyclemimic.tokenizer.quantizer import (
 )
 
 
-def quantizer(num_codes=7, width=5, **changes):
+def quantizer(num_codes=7, width=5, tokens=3, **changes):
     torch.manual_seed(0)
-    return VectorQuantizer(QuantizerConfig(num_codes=num_codes, **changes), code_width=width)
+    return VectorQuantizer(
+        QuantizerConfig(num_codes=num_codes, **changes), num_tokens=tokens, code_width=width
+    )
 
 
 def on_sphere(*shape):
@@ -35,7 +37,9 @@ def test_code_is_the_nearest_vector():
 
 def test_distance_is_euclidean():
     book, z = quantizer(), on_sphere(11, 3, 5)
-    torch.testing.assert_close(book.distances(z), torch.cdist(z, book.codebook.expand(11, 7, 5)), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        book.distances(z), torch.cdist(z, book.codebook.expand(11, 7, 5)), atol=1e-4, rtol=1e-4
+    )
 
 
 def test_gradient_goes_straight_through_and_not_into_the_codebook():
@@ -93,7 +97,9 @@ def test_commitment_is_zero_on_the_vectors_and_positive_off_them():
 def test_entropy_term_is_near_zero_when_all_codes_are_used_alike_and_near_one_on_collapse():
     book = quantizer(num_codes=5, width=5)
     book.codebook.copy_(torch.eye(5))
-    spread = LatentBatch(embedding=book.codebook[:, None], vectors=book.codebook[:, None], codes=torch.arange(5)[:, None])
+    spread = LatentBatch(
+        embedding=book.codebook[:, None], vectors=book.codebook[:, None], codes=torch.arange(5)[:, None]
+    )
     one = book.codebook[:1, None].expand(5, 1, 5)
     collapsed = LatentBatch(embedding=one, vectors=one, codes=torch.zeros(5, 1, dtype=torch.int64))
     assert entropy_loss(spread, book, 0.05) < 1e-4

@@ -1,0 +1,1 @@
+"""Tables of what bodies can be told to do, with units and limits. Numpy only."""

@@ -1,0 +1,1 @@
+"""STATION 6: how good latent actions and policies are, always beside controls that could explain it."""

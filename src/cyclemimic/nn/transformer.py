@@ -21,12 +21,21 @@ class SpatialAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, T, C] -> [B, T, C]."""
+    def forward(self, x: Tensor, read: int | None = None) -> Tensor:
+        """[B, T, C] -> [B, T, C], or [B, read, C] where only the first `read` tokens are needed."""
         batch, tokens, width = x.shape
-        qkv = self.qkv(x).view(batch, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2])
-        return self.out(mixed.transpose(1, 2).reshape(batch, tokens, width))  # type: ignore[no-any-return]
+        heads = (self.heads, width // self.heads)
+        if read is None:
+            query, key, value = self.qkv(x).view(batch, tokens, 3, *heads).permute(2, 0, 3, 1, 4)
+        else:
+            weight, bias = self.qkv.weight, self.qkv.bias
+            query = (
+                F.linear(x[:, :read], weight[:width], bias[:width]).view(batch, read, *heads).transpose(1, 2)
+            )
+            pair = F.linear(x, weight[width:], bias[width:]).view(batch, tokens, 2, *heads)
+            key, value = pair.permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        return self.out(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 
 class MLP(nn.Module):
@@ -67,19 +76,28 @@ class SpatioTemporalBlock(nn.Module):
         super().__init__()
         self.heads = heads
         self.norm1, self.spatial = nn.LayerNorm(width), SpatialAttention(width, heads)
-        self.norm2, self.qkv, self.out = nn.LayerNorm(width), nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.norm2, self.qkv, self.out = (
+            nn.LayerNorm(width),
+            nn.Linear(width, 3 * width),
+            nn.Linear(width, width),
+        )
         self.norm3, self.mlp = nn.LayerNorm(width), MLP(width)
 
-    def now(self, x: Tensor) -> tuple[Tensor, KeyValue]:
-        """The frame now [B, T, C]; returns its tokens and the keys and values that a later frame will look at."""
-        x = x + self.spatial(self.norm1(x))
+    def now(self, x: Tensor, read: int | None = None) -> tuple[Tensor, KeyValue]:
+        """The frame now [B, T, C]; returns its tokens and the keys and values that a later frame will look at.
+
+        With `read`, only the first `read` tokens are computed: enough for the last block, whose others nobody reads.
+        """
+        x = x[:, :read] + self.spatial(self.norm1(x), read)
         _, key, value = self.qkv(self.norm2(x)).chunk(3, dim=-1)
+        if read is not None:
+            return x, (key, value)
         x = x + self.out(value)
         return x + self.mlp(self.norm3(x)), (key, value)
 
-    def later(self, x: Tensor, earlier: KeyValue) -> Tensor:
-        """The later frame [B, T, C], which looks at itself and at `earlier`."""
-        x = x + self.spatial(self.norm1(x))
+    def later(self, x: Tensor, earlier: KeyValue, read: int | None = None) -> Tensor:
+        """The later frame [B, T, C], which looks at itself and at `earlier`; only the first `read` tokens if told."""
+        x = x[:, :read] + self.spatial(self.norm1(x), read)
         query, key, value = self.qkv(self.norm2(x)).chunk(3, dim=-1)
         key_now, value_now = earlier
         batch, tokens, width = x.shape

@@ -1,4 +1,4 @@
-"""Writing files and folders so that a kill at any moment leaves the old content or the new, never half. Engineering."""
+"""Writing so that a kill at any moment leaves the old content or the new, never half. Engineering."""
 
 from __future__ import annotations
 
@@ -56,10 +56,11 @@ def write_atomically(path: Path | str, content: bytes | Callable[[Path], None]) 
 
 
 def replace_folder(tmp: Path | str, final: Path | str) -> None:
-    """Put the finished folder `tmp` at `final`, both on one file system; an older `final` is removed. Engineering.
+    """Put the finished folder `tmp` at `final`, on the same file system; an older `final` goes. Engineering.
 
-    No call exchanges two folders everywhere, so between two renames `final` is absent; a kill there leaves the
-    old content as `.NAME.*.tmp` and the new one at `tmp`. A reader therefore sees the old, nothing, or the new.
+    No call exchanges two folders everywhere, so between two renames `final` is absent; a kill there leaves
+    the old content as `.NAME.*.tmp` and the new one at `tmp`. A reader therefore sees the old, nothing, or
+    the new.
     """
     tmp, final = Path(tmp), Path(final)
     for file in tmp.rglob("*"):

@@ -3,8 +3,8 @@
     FOLDER/frames.u8    uint8 [N, size, size, 3]: every frame of every clip, clip after clip
     FOLDER/index.json   which clips, where each starts, its sha256, and what the frames were made from
 
-While a cache is being built it lies in `frames.u8.part` with `journal.jsonl` beside it: a line per finished clip,
-written after the clip's frames are on disk. A build that was killed goes on behind the last whole line.
+While a cache is being built it lies in `frames.u8.part` with `journal.jsonl` beside it: a line per finished
+clip, written after the clip's frames are on disk. A build that was killed goes on behind the last whole line.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -31,7 +31,7 @@ REMEDY = "Build the cache again (delete the folder, then `cyclemimic data cache 
 
 @dataclass(frozen=True, kw_only=True)
 class CacheRecipe:
-    """What decides a cache's pixels: the source's content, the size [px], and how pictures are made square."""
+    """What decides a cache's pixels: the source's content, the size [px], and how pictures become square."""
 
     source_hash: str
     size_px: int
@@ -149,6 +149,16 @@ class FrameCache:
         start = int(self.offsets[i])
         return self.frames[start : start + self.clips[i].num_frames]
 
+    def subset(self, clips: Int64) -> FrameCache:
+        """The same cache with only the clips of these indices [n]; nothing is copied."""
+        kept = [int(i) for i in clips]
+        return replace(
+            self,
+            clips=tuple(self.clips[i] for i in kept),
+            offsets=self.offsets[kept],
+            sha256=tuple(self.sha256[i] for i in kept),
+        )
+
     def verify(self, where: Path | str = FRAMES) -> None:
         """Read every frame; raise InputError that names the clips whose pixels changed."""
         pairs = enumerate(self.sha256)
@@ -159,7 +169,7 @@ class FrameCache:
 
 
 class FrameCacheWriter:
-    """Writes a cache clip by clip; opening it on a half-built one of the same recipe goes on where that stopped."""
+    """Writes a cache clip by clip; on a half-built one of the same recipe it goes on where that stopped."""
 
     def __init__(self, folder: Path | str, recipe: CacheRecipe) -> None:
         self.folder, self.recipe = Path(folder), recipe

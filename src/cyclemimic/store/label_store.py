@@ -1,11 +1,12 @@
 """Latent actions per frame pair, as Parquet shards with provenance; resumable. Engineering.
 
-    FOLDER/manifest.json         provenance and the number of shards that make the store whole
-    FOLDER/labels-00000.parquet  columns clip (string), frame (int32), codes (fixed list of l_z int16), margin (float32)
+    FOLDER/manifest.json         provenance, and how many shards make the store whole
+    FOLDER/labels-00000.parquet  columns clip (string), frame (int32), codes (list of l_z int16),
+                                 margin (float32)
 
-`frame` is the index t of the earlier frame in its clip; `margin` is the distance from the embedding to its second
-nearest code minus that to its nearest, averaged over tokens by whoever labels: near 0 means the code was a toss-up.
-Any Parquet reader can use the shards without this package.
+`frame` is the index t of the earlier frame in its clip; `margin` is the distance from the embedding to its
+second nearest code minus that to its nearest, averaged over tokens by whoever labels: near 0 means the code
+was a toss-up. Any Parquet reader can use the shards without this package.
 """
 
 from __future__ import annotations
@@ -166,7 +167,8 @@ class LabelStore:
         """Read all shards.
 
         Raises:
-            InputError: no store, shards missing (says which), a damaged shard, or shards of another provenance.
+            InputError: no store, shards missing (says which), a damaged shard, or shards of another
+            provenance.
         """
         folder = Path(folder)
         shards = _shards(folder)
@@ -179,8 +181,8 @@ class LabelStore:
                 raise InputError(
                     folder,
                     expected=f"{num_shards} shards of labels",
-                    got=f"{len(shards)}; missing: {', '.join(absent[:20])}{', ...' if len(absent) > 20 else ''}",
-                    remedy="Run `cyclemimic label` again with the same settings; it writes only what is missing.",
+                    got=f"{len(shards)}; missing: {', '.join(absent[:20])}{' and more' * (len(absent) > 20)}",
+                    remedy="Run `cyclemimic label` again as before; it writes only what is missing.",
                 )
             if expected is not None:
                 _refuse_other(known, expected, manifest)
@@ -194,9 +196,9 @@ class LabelStore:
             found = _read_shard_provenance(path)
             provenance = provenance or found
             _refuse_other(found, provenance, path)
-            clip, *rest = _read_shard(path, provenance.num_tokens)
-            names.append(clip)
-            columns.append((rest[0], rest[1], rest[2]))
+            clip_of, frame_of, codes_of, margin_of = _read_shard(path, provenance.num_tokens)
+            names.append(clip_of)
+            columns.append((frame_of, codes_of, margin_of))
         assert provenance is not None
         clips, index = np.unique(np.concatenate(names), return_inverse=True)
         frame, codes, margin = (np.concatenate(column) for column in zip(*columns, strict=True))
@@ -205,7 +207,7 @@ class LabelStore:
         twice = (np.diff(index) == 0) & (np.diff(frame) == 0)
         if twice.any():
             i = int(np.argmax(twice))
-            got = f"frame {frame[i]} of {clips[index[i]]!r} twice"
+            got = f"frame {frame[i]} of {str(clips[index[i]])!r} twice"
             remedy = "Delete the shards that repeat others and label again."
             raise InputError(folder, expected="one label per frame", got=got, remedy=remedy)
         LatentAction(codes=codes, num_codes=provenance.num_codes)

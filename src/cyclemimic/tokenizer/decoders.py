@@ -103,9 +103,10 @@ class MotionDecoder(nn.Module):
         self.up = nn.Conv2d(3 * width, width, 3, padding=1)
         self.modulate_down = nn.Linear(latent, 4 * width)
         self.modulate_up = nn.Linear(latent, 2 * width)
-        self.fine = nn.Conv2d(width + 3, 24, 3, padding=1)
+        self.thin = nn.Conv2d(width, 8, 1)
+        self.fine = nn.Conv2d(8 + 3, 16, 3, padding=1)
         # One flow or gate plane, one mask plane, three colours.
-        self.out = nn.Conv2d(24, (2 if config.kind == "free" else 1) + 1 + 3, 3, padding=1)
+        self.out = nn.Conv2d(16, (2 if config.kind == "free" else 1) + 1 + 3, 3, padding=1)
         nn.init.normal_(self.out.weight, std=0.01)
         nn.init.zeros_(self.out.bias)
         if config.kind == "factorised":
@@ -121,12 +122,16 @@ class MotionDecoder(nn.Module):
         coarse = coarse + F.gelu(self.middle(coarse))
         joined = torch.cat([fine, F.interpolate(coarse, scale_factor=2.0)], dim=1)
         joined = F.gelu(self._film(self.up(joined), self.modulate_up(code)))
-        whole = F.interpolate(joined, size=now.shape[-2:], mode="bilinear", align_corners=False)
+        # Thinned first: planes at full size are what costs most here.
+        whole = F.interpolate(self.thin(joined), size=now.shape[-2:], mode="bilinear", align_corners=False)
         planes = self.out(F.gelu(self.fine(torch.cat([whole, now], dim=1))))
         mask = torch.sigmoid(planes[:, -4:-3] - 3)
         paint = torch.sigmoid(planes[:, -3:])
         moved = F.grid_sample(
-            now, (place + self._flow(planes, fine, code, place)).permute(0, 2, 3, 1), padding_mode="border", align_corners=False
+            now,
+            (place + self._flow(planes, fine, code, place)).permute(0, 2, 3, 1),
+            padding_mode="border",
+            align_corners=False,
         )
         return Decoded(frames=moved * (1 - mask) + paint * mask, painted=mask.mean((1, 2, 3)))
 

@@ -60,17 +60,21 @@ class Encoder(nn.Module):
         """The stream of the frame now, from its features [B, N, F]. It knows nothing of what follows."""
         x = self._tokens(self.patch_in(now.patches), frame=0)
         memory = []
-        for block in self.blocks:
-            x, key_value = block.now(x)  # type: ignore[operator]
+        for block, read in zip(self.blocks, self._reads(), strict=True):
+            x, key_value = block.now(x, read)  # type: ignore[operator]
             memory.append(key_value)
         return NowStream(memory=tuple(memory))
 
     def read(self, stream: NowStream, later: Features, change: Features) -> Tensor:
         """The embedding [B, L, D] of what led from the watched frame to `later` [B, N, F]."""
         x = self._tokens(self.patch_in(later.patches) + self.change_in(change.patches), frame=1)
-        for block, key_value in zip(self.blocks, stream.memory, strict=True):
-            x = block.later(x, key_value)  # type: ignore[operator]
-        return self.out(self.norm(x[:, : self.config.num_tokens]))  # type: ignore[no-any-return]
+        for block, key_value, read in zip(self.blocks, stream.memory, self._reads(), strict=True):
+            x = block.later(x, key_value, read)  # type: ignore[operator]
+        return self.out(self.norm(x))  # type: ignore[no-any-return]
+
+    def _reads(self) -> list[int | None]:
+        """How many tokens each block must compute: all, but in the last only the action tokens, which are read out."""
+        return [None] * (self.config.blocks - 1) + [self.config.num_tokens]
 
     def _tokens(self, patches: Tensor, *, frame: int) -> Tensor:
         """Action tokens, then patches: [B, L + N, C]."""

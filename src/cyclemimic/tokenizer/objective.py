@@ -13,7 +13,13 @@ from torch.nn import functional as F
 from cyclemimic.nn.batches import LatentBatch, PairBatch
 from cyclemimic.tokenizer.ac3 import AC3Config, Cycle, run_cycle
 from cyclemimic.tokenizer.buffer import LatentActionBuffer
-from cyclemimic.tokenizer.discriminator import AdversarialForm, Discriminator, discriminator_loss, frozen, realism_loss
+from cyclemimic.tokenizer.discriminator import (
+    AdversarialForm,
+    Discriminator,
+    discriminator_loss,
+    frozen,
+    realism_loss,
+)
 from cyclemimic.tokenizer.quantizer import commitment_loss, entropy_loss
 from cyclemimic.tokenizer.tokenizer import LatentActionTokenizer
 
@@ -136,7 +142,11 @@ def tokenizer_terms(
 
 
 def _for_the_critic(
-    tokenizer: LatentActionTokenizer, critic: Discriminator, batch: PairBatch, latent: LatentBatch, cycle: Cycle | None
+    tokenizer: LatentActionTokenizer,
+    critic: Discriminator,
+    batch: PairBatch,
+    latent: LatentBatch,
+    cycle: Cycle | None,
 ) -> tuple[Tensor, Tensor]:
     """Real and generated frames, half of the latter D(o_t, z_t) and half D(o_c, z_s) once the cycle runs."""
     half = len(batch) // 2
@@ -161,7 +171,9 @@ def critic_loss(critic: Discriminator, terms: Terms, form: AdversarialForm) -> T
 
 def gradient_norms(tokenizer: LatentActionTokenizer, terms: Terms) -> dict[str, Tensor]:
     """Norm of each weighted term's gradient on E (backbone included) and on D: says which term teaches whom."""
-    reader = [tokenizer.backbone, tokenizer.encoder] + ([tokenizer.change] if tokenizer.change is not None else [])
+    reader = [tokenizer.backbone, tokenizer.encoder] + (
+        [tokenizer.change] if tokenizer.change is not None else []
+    )
     parts: dict[str, list[nn.Module]] = {"encoder": reader, "decoder": [tokenizer.decoder]}
     norms = {}
     for name, loss in terms.losses.items():
@@ -169,7 +181,11 @@ def gradient_norms(tokenizer: LatentActionTokenizer, terms: Terms) -> dict[str, 
             continue
         for part, modules in parts.items():
             parameters = [p for m in modules for p in m.parameters()]
-            gradients = torch.autograd.grad(terms.weights[name] * loss, parameters, retain_graph=True, allow_unused=True)
+            gradients = torch.autograd.grad(
+                terms.weights[name] * loss, parameters, retain_graph=True, allow_unused=True
+            )
             squares = [g.square().sum() for g in gradients if g is not None]
-            norms[f"gradient.{name}.{part}"] = torch.stack(squares).sum().sqrt() if squares else torch.zeros(())
+            norms[f"gradient.{name}.{part}"] = (
+                torch.stack(squares).sum().sqrt() if squares else torch.zeros(())
+            )
     return norms

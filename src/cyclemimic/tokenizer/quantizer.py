@@ -28,8 +28,8 @@ class QuantizerConfig:
 class VectorQuantizer(nn.Module):
     """VQ with K vectors on the unit sphere, shared by the L slots.
 
-    Paper: method, latent action tokenizer. Engineering: embeddings are whitened per axis (batch statistics of real
-    pairs, running ones for generated frames) and put on the unit sphere, or they collapse to one point at small scale;
+    Paper: method, latent action tokenizer. Engineering: embeddings are whitened per slot and axis (batch statistics of
+    real pairs, running ones for generated frames) and put on the unit sphere, or they collapse to one point at small scale;
     vectors follow an exponential moving average; a code unused for `reset_after` steps becomes a random embedding.
     """
 
@@ -37,10 +37,10 @@ class VectorQuantizer(nn.Module):
     cluster_size: Tensor  # [K]
     cluster_sum: Tensor  # [K, D]
     unused_steps: Tensor  # [K]
-    mean: Tensor  # [D]
-    variance: Tensor  # [D]
+    mean: Tensor  # [L, D]
+    variance: Tensor  # [L, D]
 
-    def __init__(self, config: QuantizerConfig, *, code_width: int) -> None:
+    def __init__(self, config: QuantizerConfig, *, num_tokens: int, code_width: int) -> None:
         super().__init__()
         self.config = config
         vectors = F.normalize(torch.randn(config.num_codes, code_width), dim=-1)
@@ -48,11 +48,11 @@ class VectorQuantizer(nn.Module):
         self.register_buffer("cluster_size", torch.ones(config.num_codes))
         self.register_buffer("cluster_sum", vectors.clone())
         self.register_buffer("unused_steps", torch.zeros(config.num_codes, dtype=torch.int64))
-        self.register_buffer("mean", torch.zeros(code_width))
-        self.register_buffer("variance", torch.ones(code_width))
+        self.register_buffer("mean", torch.zeros(num_tokens, code_width))
+        self.register_buffer("variance", torch.ones(num_tokens, code_width))
 
     def on_sphere(self, raw: Tensor, *, batch_statistics: bool) -> Tensor:
-        """Whiten [B, L, D] per axis and normalise to length one: the embedding z^e whose distances count.
+        """Whiten [B, L, D] per slot and axis and normalise to length one: the embedding z^e whose distances count.
 
         Args:
             raw: what the encoder put out.
@@ -60,8 +60,7 @@ class VectorQuantizer(nn.Module):
         """
         mean, variance = self.mean, self.variance
         if batch_statistics:
-            flat = raw.reshape(-1, raw.shape[-1])
-            mean, variance = flat.mean(0), flat.var(0, unbiased=False)
+            mean, variance = raw.mean(0), raw.var(0, unbiased=False)
             with torch.no_grad():  # the running statistics are a memory, nobody's gradient
                 self.mean.lerp_(mean, self.config.statistics_momentum)
                 self.variance.lerp_(variance, self.config.statistics_momentum)
@@ -69,7 +68,11 @@ class VectorQuantizer(nn.Module):
 
     def distances(self, embedding: Tensor) -> Tensor:
         """d(z^e, e_k), Euclidean: [B, L, D] -> [B, L, K]. The codebook is a buffer and gets no gradient."""
-        squared = embedding.square().sum(-1, keepdim=True) + self.codebook.square().sum(-1) - 2 * embedding @ self.codebook.T
+        squared = (
+            embedding.square().sum(-1, keepdim=True)
+            + self.codebook.square().sum(-1)
+            - 2 * embedding @ self.codebook.T
+        )
         return squared.clamp_min(1e-12).sqrt()
 
     def look_up(self, codes: Tensor) -> Tensor:
@@ -97,7 +100,9 @@ class VectorQuantizer(nn.Module):
             donors = flat[torch.randint(len(flat), (len(dead),), generator=generator)]
             self.cluster_sum[dead], self.cluster_size[dead] = donors, 1.0
             self.unused_steps[dead] = 0
-        self.codebook.copy_(F.normalize(self.cluster_sum / self.cluster_size.clamp_min(1e-3)[:, None], dim=-1))
+        self.codebook.copy_(
+            F.normalize(self.cluster_sum / self.cluster_size.clamp_min(1e-3)[:, None], dim=-1)
+        )
         return dead
 
 

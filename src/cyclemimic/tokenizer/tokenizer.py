@@ -15,7 +15,13 @@ from cyclemimic.nn.batches import LatentBatch
 from cyclemimic.nn.vision import ConvStem
 from cyclemimic.store.atomic import read_json, sha256_file, write_json
 from cyclemimic.store.weights import load_tensors, save_tensors
-from cyclemimic.tokenizer.decoders import Decoded, MotionDecoder, MotionDecoderConfig, PixelDecoder, PixelDecoderConfig
+from cyclemimic.tokenizer.decoders import (
+    Decoded,
+    MotionDecoder,
+    MotionDecoderConfig,
+    PixelDecoder,
+    PixelDecoderConfig,
+)
 from cyclemimic.tokenizer.encoder import Encoder, EncoderConfig, NowStream
 from cyclemimic.tokenizer.quantizer import QuantizerConfig, VectorQuantizer
 
@@ -40,7 +46,10 @@ class TokenizerConfig:
     def from_json(cls, values: dict[str, Any]) -> TokenizerConfig:
         """Undo `asdict`."""
         parts = {
-            "encoder": EncoderConfig, "quantizer": QuantizerConfig, "motion": MotionDecoderConfig, "pixel": PixelDecoderConfig,
+            "encoder": EncoderConfig,
+            "quantizer": QuantizerConfig,
+            "motion": MotionDecoderConfig,
+            "pixel": PixelDecoderConfig,
         }
         return cls(**{k: parts[k](**v) if k in parts else v for k, v in values.items()})
 
@@ -55,9 +64,11 @@ class LatentActionTokenizer(nn.Module):
         self.backbone = ConvStem(config.feature_width, config.stride_px)
         self.change = ConvStem(config.feature_width, config.stride_px) if config.change == "pixels" else None
         self.encoder = Encoder(
-            config.encoder, feature_width=config.feature_width, num_patches=(config.size_px // config.stride_px) ** 2
+            config.encoder,
+            feature_width=config.feature_width,
+            num_patches=(config.size_px // config.stride_px) ** 2,
         )
-        self.quantizer = VectorQuantizer(config.quantizer, code_width=config.encoder.code_width)
+        self.quantizer = VectorQuantizer(config.quantizer, **code)
         self.decoder: nn.Module = (
             MotionDecoder(config.motion, **code)
             if config.decoder == "motion"
@@ -83,11 +94,15 @@ class LatentActionTokenizer(nn.Module):
             change = features - self.backbone(now)
             if self.config.change == "none":
                 change = change - change
-        return self.quantizer.on_sphere(self.encoder.read(stream, features, change), batch_statistics=batch_statistics)
+        return self.quantizer.on_sphere(
+            self.encoder.read(stream, features, change), batch_statistics=batch_statistics
+        )
 
     def encode(self, now: Tensor, later: Tensor) -> LatentBatch:
         """The latent actions of B pairs, [B, 3, H, W] each."""
-        latent: LatentBatch = self.quantizer(self.read(self.watch(now), now, later, batch_statistics=self.training))
+        latent: LatentBatch = self.quantizer(
+            self.read(self.watch(now), now, later, batch_statistics=self.training)
+        )
         return latent
 
     def decode(self, now: Tensor, vectors: Tensor) -> Decoded:
@@ -123,7 +138,9 @@ class LatentActionTokenizer(nn.Module):
         path = folder / CONFIG
         if not path.exists():
             raise InputError(
-                folder, expected=f"a tokenizer ({CONFIG} and {WEIGHTS})", got="none",
+                folder,
+                expected=f"a tokenizer ({CONFIG} and {WEIGHTS})",
+                got="none",
                 remedy="Train one: cyclemimic tokenizer --source folder:VIDEOS --run RUN.",
             )
         tokenizer = cls(TokenizerConfig.from_json(read_json(path)["config"]))
@@ -133,7 +150,9 @@ class LatentActionTokenizer(nn.Module):
         if wanted != found:
             wrong = sorted(k for k in {*wanted, *found} if wanted.get(k) != found.get(k))
             raise InputError(
-                folder / WEIGHTS, expected=f"tensors as {CONFIG} says", got=f"others for {', '.join(wrong[:5])}",
+                folder / WEIGHTS,
+                expected=f"tensors as {CONFIG} says",
+                got=f"others for {', '.join(wrong[:5])}",
                 remedy="The two files come from different runs; copy both from one.",
             )
         tokenizer.load_state_dict(tensors)

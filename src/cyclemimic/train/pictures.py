@@ -51,7 +51,10 @@ class Sentences:
         )
 
     def drop(
-        self, sentence: np.ndarray[tuple[int, ...], np.dtype[np.int64]], rng: np.random.Generator, share: float
+        self,
+        sentence: np.ndarray[tuple[int, ...], np.dtype[np.int64]],
+        rng: np.random.Generator,
+        share: float,
     ) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
         """The same indices, a random `share` of them replaced by the neutral prompt's."""
         if share == 0:

@@ -44,4 +44,9 @@ class Progress:
         left = duration(spent_s / worked * (self.total - done))
         shown = "  ".join(f"{k} {v:.4g}" for k, v in (figures or {}).items())
         end = "\r" if sys.stderr.isatty() and done < self.total else "\n"
-        print(f"[{self.name}] {done}/{self.total}  {shown}  {duration(spent_s)} spent, {left} left", end=end, file=sys.stderr, flush=True)
+        print(
+            f"[{self.name}] {done}/{self.total}  {shown}  {duration(spent_s)} spent, {left} left",
+            end=end,
+            file=sys.stderr,
+            flush=True,
+        )

@@ -1,0 +1,1 @@
+"""Stand-ins for the robot: seeded, deterministic, restorable worlds with scripted experts. No torch."""

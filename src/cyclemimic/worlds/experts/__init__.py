@@ -1,0 +1,1 @@
+"""Scripted experts: what to do next, from what the world really is. They act through the action alone."""

@@ -1,0 +1,342 @@
+"""One verb per station, in the order in which data travels."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclemimic.errors import InputError
+
+try:
+    import tyro
+
+    from cyclemimic.recipes import demo as demo_recipe
+    from cyclemimic.recipes import stations
+    from cyclemimic.recipes.recipe import Recipe, find_recipe
+    from cyclemimic.recipes.tiny import tiny
+except ModuleNotFoundError as missing:
+    sys.exit(f"cyclemimic: {missing.name} is not installed; the command line needs: pip install 'cyclemimic[train]'")
+
+RECIPES = {"tiny": tiny}
+CACHE = Path("runs/cache")
+Positional = tyro.conf.Positional
+
+
+def film(
+    world: Positional[str],
+    out: Path,
+    episodes: int = 20,
+    bodies: tuple[str, ...] = (),
+    skills: tuple[str, ...] = (),
+    first_seed: int = 0,
+    actions: bool = True,
+    report: bool = False,
+) -> None:
+    """Film scripted experts in a simulated world: video files, and the actions apart from them.
+
+    Args:
+        world: which world (arms, drawn).
+        out: folder for video/ (with a sidecar of sentences) and actions/.
+        episodes: how many per body and skill.
+        bodies: which bodies; all unless named.
+        skills: which skills; all unless named.
+        first_seed: starts are drawn from this number on.
+        actions: whether actions are written (apart from the video).
+        report: print expert success per body and skill.
+    """
+    found = stations.film_world(
+        world, out, episodes=episodes, bodies=bodies, skills=skills, first_seed=first_seed, actions=actions
+    )
+    print(f"{found.clips} clips in {out / 'video'}, {found.filmed} of them filmed now")
+    if report:
+        print(found.table())
+
+
+def data(
+    action: Positional[Literal["check", "cache"]],
+    source: Positional[str],
+    size_px: int = 64,
+    cache: Path = CACHE,
+) -> None:
+    """Look at a source of video, or decode it once into a memory-mapped cache.
+
+    Args:
+        action: check prints what is there and what is unusable; cache decodes.
+        source: folder:PATH, film:PATH or a PATH with mp4, webm, avi, gif files or folders of images.
+        size_px: side of the cached pictures.
+        cache: folder of all caches.
+    """
+    stations.check_source(stations.open_source(source)) if action == "check" else stations.cached(
+        stations.open_source(source), size_px, cache
+    )
+
+
+def tokenizer(
+    source: str,
+    run: Path,
+    recipe: str = "tiny",
+    objective: Literal["trunk", "genie", "ac3"] = "ac3",
+    trunk: Path | None = None,
+    steps: int | None = None,
+    gap_s: float | None = None,
+    decoder: Literal["motion", "pixel"] | None = None,
+    bodies: tuple[str, ...] = (),
+    seed: int | None = None,
+    threads: int = 1,
+    cache: Path = CACHE,
+) -> None:
+    """Learn latent actions from video alone. Started again with the same command it goes on where it stopped.
+
+    Args:
+        source: where the video lies, such as folder:PATH.
+        run: folder for weights, metrics and checkpoints.
+        recipe: tiny, or package.module:function.
+        objective: trunk and genie are reconstruction alone; ac3 adds the cycle and the discriminator.
+        trunk: a run to begin from; both objectives branch off one.
+        steps: updates; the recipe's unless given.
+        gap_s: seconds between the two frames of a pair.
+        decoder: motion moves what is in the frame, pixel paints.
+        bodies: embodiments to learn from; all unless named.
+        seed: initialisation and data order.
+        threads: of one core each; final weights depend on it.
+        cache: folder of decoded frames.
+    """
+    config = getattr(the_recipe(recipe), objective)
+    if trunk is None and objective != "trunk":
+        config = replace(config, first_batch=0)
+    changes = {"steps": steps, "gap_s": gap_s, "seed": seed, "threads": threads}
+    config = replace(config, **{k: v for k, v in changes.items() if v is not None})
+    if decoder is not None:
+        config = replace(config, tokenizer=replace(config.tokenizer, decoder=decoder))
+    stations.run_tokenizer(stations.open_source(source), config, run, cache_root=cache, bodies=bodies, trunk=trunk)
+    print(f"tokenizer in {run}")
+
+
+def label(source: str, tokenizer: Path, out: Path, threads: int = 1, cache: Path = CACHE) -> None:
+    """Label every frame pair of a source with its latent action, into Parquet with provenance.
+
+    Args:
+        source: where the video lies, such as folder:PATH.
+        tokenizer: a run of `cyclemimic tokenizer`.
+        out: folder of the label store; what is labelled already is kept.
+        threads: of one core each.
+        cache: folder of decoded frames.
+    """
+    store = stations.run_label(stations.open_source(source), tokenizer, out, cache_root=cache, threads=threads)
+    print(f"{len(store)} labels of {len(store.clips)} clips in {out}")
+
+
+def pretrain(
+    source: str,
+    labels: Path,
+    run: Path,
+    recipe: str = "tiny",
+    steps: int | None = None,
+    seed: int | None = None,
+    threads: int = 1,
+    cache: Path = CACHE,
+) -> None:
+    """Teach the policy which latent action follows a picture and a sentence; no actions are read.
+
+    Args:
+        source: the video that was labelled.
+        labels: what `cyclemimic label` wrote.
+        run: folder for weights, metrics and checkpoints.
+        recipe: tiny, or package.module:function.
+        steps: updates; the recipe's unless given.
+        seed: initialisation and data order.
+        threads: of one core each; final weights depend on it.
+        cache: folder of decoded frames.
+    """
+    config = the_recipe(recipe).pretrain
+    if steps is not None:
+        config = replace(config, optim=replace(config.optim, steps=steps))
+    if seed is not None:
+        config = replace(config, seed=seed)
+    stations.run_pretrain(stations.open_source(source), labels, config, run, cache_root=cache, threads=threads)
+    print(f"pre-trained policy in {run}")
+
+
+def finetune(
+    source: str,
+    run: Path,
+    body: str,
+    labels: Path | None = None,
+    init: Path | None = None,
+    adaptation: Literal["lora", "full"] = "lora",
+    per_skill: int = 20,
+    skills: tuple[str, ...] = (),
+    recipe: str = "tiny",
+    steps: int | None = None,
+    learning_rate: float | None = None,
+    seed: int | None = None,
+    threads: int = 1,
+) -> None:
+    """Teach the policy a body's actions from a few demonstrations.
+
+    Args:
+        source: demonstrations with actions, film:PATH.
+        run: folder for the policy, metrics and checkpoints.
+        body: whose demonstrations.
+        labels: latent actions of the demonstrations' video; without them plain behaviour cloning.
+        init: a run of `cyclemimic pretrain`; without it all weights start at random.
+        adaptation: lora trains adapters and the action head, full trains everything.
+        per_skill: how many demonstrations of each skill.
+        skills: which skills; all unless named.
+        recipe: tiny, or package.module:function.
+        steps: updates; the recipe's unless given.
+        learning_rate: the recipe's unless given.
+        seed: initialisation and data order.
+        threads: of one core each; final weights depend on it.
+    """
+    found = stations.open_source(source)
+    if not isinstance(found, stations.FilmSource):
+        raise InputError("--source", expected="demonstrations with actions, film:PATH", got=source, remedy="Film some.")
+    config = replace(the_recipe(recipe).finetune, adaptation=adaptation)
+    optim = {"steps": steps, "learning_rate": learning_rate}
+    config = replace(config, optim=replace(config.optim, **{k: v for k, v in optim.items() if v is not None}))
+    if seed is not None:
+        config = replace(config, seed=seed)
+    stations.run_finetune(
+        found,
+        config,
+        run,
+        body=body,
+        skills=skills,
+        per_skill=per_skill,
+        labels=labels,
+        init=init,
+        threads=threads,
+    )
+    print(f"policy in {run}")
+
+
+def evaluate(
+    run: Positional[Path],
+    source: str | None = None,
+    judge: Path | None = None,
+    world: str = "arms",
+    body: str | None = None,
+    skills: tuple[str, ...] = (),
+    episodes: int = 20,
+    first_seed: int = 10_000_000,
+    show: Literal["as it is", "swapped", "black"] = "as it is",
+    out: Path | None = None,
+    threads: int = 1,
+    cache: Path = CACHE,
+) -> None:
+    """Judge a run: closed-loop success of a policy, or the quality of a tokenizer's latent actions.
+
+    Args:
+        run: what to judge; a tokenizer and a policy are told apart by what lies there.
+        source: for a tokenizer, video whose true motion is known, film:PATH.
+        judge: for a tokenizer, folder of the independent judge; fitted on first use.
+        world: for a policy, where it acts.
+        body: for a policy, with which body.
+        skills: for a policy, which skills; all unless named.
+        episodes: for a policy, how many per skill.
+        first_seed: for a policy, starts are drawn from this number on, and equal for equal numbers.
+        show: for a policy, the true sentence and picture, a swapped instruction, or a black picture.
+        out: folder for results; the run itself unless given.
+        threads: of one core each.
+        cache: folder of decoded frames.
+    """
+    stations.use_threads(threads)
+    if (run / "tokenizer.json").exists():
+        if source is None:
+            raise InputError(
+                "--source",
+                expected="film:PATH with true motion",
+                got="none",
+                remedy="Name what `film` wrote.",
+            )
+        print(stations.run_quality(run, source, judge or run.parent / "judge", out or run, cache_root=cache))
+        return
+    if body is None:
+        raise InputError(
+            "--body", expected="the body that acts", got="none", remedy="Name the body of the demonstrations."
+        )
+    print(
+        stations.run_rollouts(
+            run,
+            world,
+            body=body,
+            skills=skills,
+            episodes=episodes,
+            first_seed=first_seed,
+            show=show,
+            out=out or run,
+        )
+    )
+
+
+def inspect(run: Positional[Path], source: str, out: Path | None = None, threads: int = 1, cache: Path = CACHE) -> None:
+    """Look at a tokenizer on any video: which codes are used, what they do on other frames, as one page.
+
+    Args:
+        run: a run of `cyclemimic tokenizer`.
+        source: where the video lies, such as folder:PATH.
+        out: folder for the page; RUN/inspect unless given.
+        threads: of one core each.
+        cache: folder of decoded frames.
+    """
+    stations.use_threads(threads)
+    print(stations.run_inspect(run, source, out or run / "inspect", cache_root=cache))
+
+
+def demo(run: Path = Path("runs/demo"), quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False) -> None:
+    """The whole journey on simulated arms: from video to a robot that acts, on two cores.
+
+    Args:
+        run: folder for everything; started again it goes on.
+        quick: a minute instead of a quarter of an hour; its numbers mean nothing.
+    """
+    sys.exit(demo_recipe.run_demo(run, quick=quick))
+
+
+def doctor() -> None:
+    """Say what this machine has and what it lacks."""
+    print(stations.doctor())
+
+
+VERBS = {
+    "film": film,
+    "data": data,
+    "tokenizer": tokenizer,
+    "label": label,
+    "pretrain": pretrain,
+    "finetune": finetune,
+    "evaluate": evaluate,
+    "inspect": inspect,
+    "doctor": doctor,
+    "demo": demo,
+}
+
+
+def the_recipe(name: str) -> Recipe:
+    """A recipe by name."""
+    return find_recipe(name, RECIPES)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one verb; a mistake of the user is one message and exit code 2."""
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            VERBS,
+            prog="cyclemimic",
+            description="Learn robot actions from video that has no action labels.",
+            args=arguments,
+        )
+    except InputError as error:
+        sys.exit(_say(error))
+
+
+def _say(error: InputError) -> int:
+    print(f"cyclemimic: {error}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    main()

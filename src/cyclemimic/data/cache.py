@@ -1,0 +1,144 @@
+"""Decode a whole source once into a frame cache. Engineering."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from cyclemimic.data.resize import Fit, resampler_name, resize_square
+from cyclemimic.errors import InputError
+from cyclemimic.store.atomic import alone_in, sha256_json
+from cyclemimic.store.frame_cache import INDEX, CacheRecipe, FrameCache, FrameCacheWriter, SkippedClip
+from cyclemimic.types import ClipInfo, Source
+
+Progress = Callable[[str], None]
+_DISK_SHARE = 0.8  # of what is free; a full disk stops more than this program
+
+
+@runtime_checkable
+class Fingerprinted(Protocol):
+    """A source that can hash the content of its files without decoding them."""
+
+    def fingerprint(self) -> str:
+        """Equal for equal content, wherever it lies."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheReport:
+    """What `build_cache` did: clips decoded now, clips already there, and clips that are unusable."""
+
+    built: int
+    reused: int
+    skipped: tuple[SkippedClip, ...]
+
+
+def source_hash(source: Source) -> str:
+    """A hash of a source's content; of its clips' facts alone where the source cannot look into its files."""
+    if isinstance(source, Fingerprinted):
+        return source.fingerprint()
+    return sha256_json([asdict(clip) for clip in source.clips()])
+
+
+def build_cache(
+    source: Source,
+    folder: Path | str,
+    size_px: int,
+    *,
+    fit: Fit = "crop",
+    min_frames: int = 2,
+    progress: Progress | None = None,
+) -> CacheReport:
+    """Decode every clip of `source` in order, make its frames square, and keep them in `folder`.
+
+    A whole cache of the same source, size and fit is kept; any other is replaced once the new one is whole.
+    A build that was cut off goes on behind its last whole clip. Clips that cannot be read or are shorter
+    than `min_frames` are skipped, and listed in the report and the index.
+
+    Args:
+        source: where clips come from.
+        folder: where the cache lies; belongs to the cache alone.
+        size_px: height and width of the cached frames [px].
+        fit: how pictures become square, see `resize_square`.
+        min_frames: shorter clips are skipped.
+        progress: is given lines of text: first bytes needed and free, then clip after clip.
+
+    Raises:
+        InputError: not enough disk, no usable clip, two clips of one name, or a second process at work here.
+    """
+    say: Progress = progress or (lambda line: None)
+    folder = Path(folder)
+    clips = source.clips()
+    _refuse_same_names(source, [c.name for c in clips])
+    resampler = f"{resampler_name(fit)}; at least {min_frames} frames"
+    recipe = CacheRecipe(source_hash=source_hash(source), size_px=size_px, resampler=resampler)
+    with alone_in(folder):
+        if (whole := _whole_cache(folder, recipe)) is not None:
+            say(f"{folder} is up to date: {len(whole)} clips, {len(whole.frames)} frames.")
+            return CacheReport(built=0, reused=len(whole), skipped=whole.skipped)
+        with FrameCacheWriter(folder, recipe) as writer:
+            reused = writer.num_clips
+            todo = [c for c in clips if c.name not in writer.done]
+            _refuse_full_disk(folder, todo, recipe, say)
+            for number, clip in enumerate(todo, start=1):
+                reason = _add(source, clip, writer, fit, min_frames)
+                tail = f"skipped, {reason}" if reason else f"{writer.num_frames} frames so far"
+                say(f"{number}/{len(todo)} {clip.name}: {tail}")
+            if writer.num_clips == 0:
+                reasons = "; ".join(f"{s.name}: {s.reason}" for s in writer.skipped[:3])
+                remedy = f"All {len(clips)} clips were skipped. Check them one by one with a video player."
+                raise InputError(source.name, expected="a usable clip", got=reasons or "none", remedy=remedy)
+            writer.finish()
+            for clip_skipped in writer.skipped:
+                say(f"skipped {clip_skipped.name}: {clip_skipped.reason}")
+            return CacheReport(built=writer.num_clips - reused, reused=reused, skipped=writer.skipped)
+
+
+def _add(source: Source, clip: ClipInfo, writer: FrameCacheWriter, fit: Fit, min_frames: int) -> str | None:
+    """Decode and write one clip; returns why it was skipped."""
+    try:
+        episode = source.read(clip)
+    except InputError as error:
+        reason = str(error)
+    else:
+        if len(episode.frames) >= min_frames:
+            frames = resize_square(episode.frames, writer.recipe.size_px, fit)
+            writer.add(replace(episode.info, name=clip.name, num_frames=len(frames)), frames)
+            return None
+        reason = f"{len(episode.frames)} frames, fewer than {min_frames}"
+    writer.skip(clip.name, reason)
+    return reason
+
+
+def _whole_cache(folder: Path, recipe: CacheRecipe) -> FrameCache | None:
+    if not (folder / INDEX).exists():
+        return None
+    try:
+        cache = FrameCache.open(folder)
+    except InputError:
+        return None  # damaged: building it again is the remedy
+    return cache if cache.recipe == recipe else None
+
+
+def _refuse_same_names(source: Source, names: list[str]) -> None:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        remedy = "Two clips of one source must differ in name."
+        raise InputError(source.name, expected="unique names", got=f"{twice[0]!r} twice", remedy=remedy)
+
+
+def _refuse_full_disk(folder: Path, todo: list[ClipInfo], recipe: CacheRecipe, say: Progress) -> None:
+    needed = sum(c.num_frames for c in todo) * recipe.frame_bytes
+    free = shutil.disk_usage(folder).free
+    say(f"{len(todo)} clips to decode: about {needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free.")
+    if needed > _DISK_SHARE * free:
+        raise InputError(
+            folder,
+            expected=f"a cache of at most {_DISK_SHARE:.0%} of the free disk ({free / 1e9:.2f} GB)",
+            got=f"{needed / 1e9:.2f} GB",
+            remedy="Choose a smaller size, fewer clips, or another disk.",
+        )

@@ -1,0 +1,78 @@
+"""What `cyclemimic film` recorded: video, and the actions that made it. Engineering."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from cyclemimic.data.sources.folder import FolderSource
+from cyclemimic.data.writers.film import ACTIONS, VIDEO, WORLD, space_from_json
+from cyclemimic.errors import InputError
+from cyclemimic.store.atomic import read_json
+from cyclemimic.types import ActionSpace, ClipInfo, Episode, Float32
+
+
+class FilmSource:
+    """Episodes with actions [T-1, A], proprioception [T, P] and the action space they are meant in.
+
+    Its clips and its fingerprint are those of `FolderSource(path / "video")`, so that labels of one are
+    labels of the other.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.name = f"film:{path}"
+        world = read_json(self.path / WORLD)
+        self.action_space: ActionSpace = space_from_json(world.get("action_space", {}), self.path / WORLD)
+        if not (self.path / ACTIONS).is_dir():
+            remedy = f"Film again with actions, or read {VIDEO!r} as a folder of videos."
+            raise InputError(self.path, expected=f"a folder {ACTIONS!r}", got="none", remedy=remedy)
+        self._video = FolderSource(self.path / VIDEO)
+
+    def clips(self) -> Sequence[ClipInfo]:
+        """Every clip, in natural order of its name."""
+        return self._video.clips()
+
+    def fingerprint(self) -> str:
+        """The hash of the video; see `FolderSource.fingerprint`."""
+        return self._video.fingerprint()
+
+    def read(self, clip: ClipInfo) -> Episode:
+        """Decode one clip and read its actions.
+
+        Raises:
+            InputError: the video or the actions cannot be read, or they do not fit each other or the action
+            space.
+        """
+        actions, proprioception = self.actions_of(clip)
+        episode = self._video.read(clip)
+        return replace(
+            episode, actions=actions, proprioception=proprioception, action_space=self.action_space
+        )
+
+    def actions_of(self, clip: ClipInfo) -> tuple[Float32, Float32 | None]:
+        """Actions [T-1, A] and, where the world told it, proprioception [T, P]; no video is decoded."""
+        path = self.path / ACTIONS / PurePosixPath(clip.name).with_suffix(".npz")
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                actions = file["actions"].astype(np.float32)
+                known = "proprioception" in file
+                proprioception = file["proprioception"].astype(np.float32) if known else None
+        except FileNotFoundError:
+            remedy = "Film this episode again, or remove its video."
+            raise InputError(path, expected="the clip's actions", got="no file", remedy=remedy) from None
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            remedy = "The file is damaged; film this episode again."
+            raise InputError(path, expected="readable actions", got=str(error), remedy=remedy) from None
+        if actions.ndim != 2:
+            remedy = "One row per step, one number per axis."
+            raise InputError(path, expected="actions [T-1, A]", got=str(actions.shape), remedy=remedy)
+        self.action_space.check(actions, str(path))
+        if proprioception is not None and len(proprioception) != len(actions) + 1:
+            expected, got = f"proprioception of {len(actions) + 1} frames", str(len(proprioception))
+            raise InputError(path, expected=expected, got=got, remedy="Film this episode again.")
+        return actions, proprioception

@@ -1,0 +1,204 @@
+"""A folder of videos and image folders: no actions, no sentences needed. Engineering."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from cyclemimic.data.video import (
+    IMAGE_EXTENSIONS,
+    IMAGE_FOLDER_FPS_HZ,
+    VIDEO_EXTENSIONS,
+    image_files,
+    natural_key,
+    probe_video,
+    read_video,
+)
+from cyclemimic.errors import InputError, did_you_mean
+from cyclemimic.store.atomic import sha256_json
+from cyclemimic.types import ClipInfo, Episode
+
+SIDECAR = "clips.jsonl"
+UNKNOWN_BODY = "unknown"
+_EDGE_BYTES = 64 << 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class SidecarRow:
+    """What a line of `clips.jsonl` says of one clip; what it leaves out is found out or guessed."""
+
+    file: str
+    embodiment: str | None = None
+    instruction: str | None = None
+    fps: float | None = None
+    licence: str | None = None
+
+    @property
+    def key(self) -> str:
+        """The file's name as clips are named: forward slashes, nothing in front."""
+        return PurePosixPath(self.file.replace("\\", "/")).as_posix()
+
+
+class FolderSource:
+    """Finds clips in a folder and below.
+
+    A clip is a video file, or a folder with at least two pictures and no video. Its name is its path below
+    the root. Its embodiment is the first folder below the root ('unknown' for clips that lie at the top),
+    unless `clips.jsonl` at the root says otherwise: one JSON object a line, `{"file", "embodiment",
+    "instruction", "fps", "licence"}`, all but `file` optional. Hidden files and folders are passed over.
+
+    A clip that cannot be opened is listed with 0 frames, and `read` says why: one bad clip among many stops
+    nothing.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.name = f"folder:{path}"
+        self._clips: tuple[ClipInfo, ...] | None = None
+        if not self.path.is_dir():
+            got = "a file" if self.path.exists() else "no such folder"
+            raise InputError(path, expected="a folder of videos", got=got, remedy="Check the path.")
+
+    def clips(self) -> Sequence[ClipInfo]:
+        """Every clip, in natural order of its name.
+
+        Raises:
+            InputError: the folder holds no clip, or `clips.jsonl` is wrong.
+        """
+        if self._clips is None:
+            names = self._find()
+            rows = self._rows
+            if rows and not rows.keys() & set(names):
+                word = next(iter(rows))
+                raise InputError(
+                    self.path / SIDECAR,
+                    expected="files of this folder",
+                    got=f"none of them, for example {word!r}",
+                    remedy=f"Give paths relative to the folder. {did_you_mean(word, names[:10])}",
+                )
+            self._clips = tuple(self._describe(name, rows.get(name)) for name in names)
+        return self._clips
+
+    def read(self, clip: ClipInfo) -> Episode:
+        """Decode one clip, frames at a constant rate. InputError names the file that cannot be read."""
+        row = self._rows.get(clip.name)
+        video = read_video(self.file_of(clip.name), fps=row.fps if row else None).at_constant_rate()
+        info = replace(clip, num_frames=len(video.frames), fps=video.fps)
+        return Episode(info=info, frames=video.frames)
+
+    def file_of(self, name: str) -> Path:
+        """Where a clip lies."""
+        return self.path if name == self.path.name and not (self.path / name).exists() else self.path / name
+
+    def fingerprint(self) -> str:
+        """A hash of what the clips are: names, facts, file sizes and the first and last 64 KB of every file.
+
+        Times and the root's path stay out, so that a copied folder is the same source. Files are not read
+        whole: a change in the middle of a large file that keeps its size goes unnoticed.
+        """
+        digests = [{**asdict(clip), "content": _content_of(self.file_of(clip.name))} for clip in self.clips()]
+        return sha256_json(digests)
+
+    @cached_property
+    def _rows(self) -> dict[str, SidecarRow]:
+        return read_sidecar(self.path / SIDECAR)
+
+    def _find(self) -> list[str]:
+        names: list[str] = []
+        for root, folders, files in os.walk(self.path):
+            folders[:] = [f for f in folders if not f.startswith(".")]
+            below = Path(root).relative_to(self.path)
+            seen = [f for f in files if not f.startswith(".")]
+            videos = [f for f in seen if f.lower().endswith(VIDEO_EXTENSIONS)]
+            names += [(below / f).as_posix() for f in videos]
+            if not videos and sum(f.lower().endswith(IMAGE_EXTENSIONS) for f in seen) >= 2:
+                names.append(below.as_posix() if below.parts else self.path.name)
+        if not names:
+            looked_for = ", ".join(e[1:] for e in VIDEO_EXTENSIONS)
+            raise InputError(
+                self.path,
+                expected=f"videos ({looked_for}) or folders of at least 2 pictures (png, jpg)",
+                got="none, here or below",
+                remedy="Put videos here; a folder per embodiment tells bodies apart.",
+            )
+        return sorted(names, key=lambda name: (natural_key(name), name))
+
+    def _describe(self, name: str, row: SidecarRow | None) -> ClipInfo:
+        row = row or SidecarRow(file=name)
+        parts = PurePosixPath(name).parts
+        try:
+            facts = probe_video(self.file_of(name), fps=row.fps)
+            num_frames, fps = facts.num_frames, facts.fps
+        except InputError:
+            num_frames, fps = 0, row.fps or IMAGE_FOLDER_FPS_HZ
+        return ClipInfo(
+            name=name,
+            embodiment=row.embodiment or (parts[0] if len(parts) > 1 else UNKNOWN_BODY),
+            fps=fps,
+            num_frames=num_frames,
+            instruction=row.instruction,
+            licence=row.licence,
+        )
+
+
+def read_sidecar(path: Path) -> dict[str, SidecarRow]:
+    """The rows of a `clips.jsonl` by the clip they speak of; empty where there is no such file.
+
+    Raises:
+        InputError: a line is no JSON object, lacks `file`, or has an unknown or wrong field.
+    """
+    if not path.exists():
+        return {}
+    rows: dict[str, SidecarRow] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if line.strip():
+            row = _parse_row(line, f"{path}, line {number}")
+            rows[row.key] = row
+    return rows
+
+
+def sidecar_line(row: SidecarRow) -> str:
+    """One line of `clips.jsonl`, without what is not known."""
+    known = {k: v for k, v in asdict(row).items() if v is not None}
+    return json.dumps(known, ensure_ascii=False)
+
+
+def _parse_row(line: str, where: str) -> SidecarRow:
+    remedy = 'Write for example {"file": "arm/001.mp4", "embodiment": "arm", "fps": 10}.'
+    try:
+        value: Any = json.loads(line)
+    except ValueError as error:
+        raise InputError(where, expected="a JSON object", got=str(error), remedy=remedy) from None
+    if not isinstance(value, Mapping):
+        raise InputError(where, expected="a JSON object", got=type(value).__name__, remedy=remedy)
+    known = [f.name for f in fields(SidecarRow)]
+    for name, entry in value.items():
+        if name not in known:
+            hint = did_you_mean(str(name), known)
+            raise InputError(where, expected="known fields", got=repr(name), remedy=hint)
+        number = isinstance(entry, int | float) and not isinstance(entry, bool) and 0 < entry < 1e6
+        if entry is not None and not (number if name == "fps" else isinstance(entry, str)):
+            expected = "frames per second above 0" if name == "fps" else "text"
+            raise InputError(f"{where}, field {name}", expected=expected, got=repr(entry), remedy=remedy)
+    if not value.get("file"):
+        raise InputError(where, expected="a field 'file'", got="none", remedy=remedy)
+    return SidecarRow(**value)
+
+
+def _content_of(path: Path) -> list[list[str | int]]:
+    files = image_files(path) if path.is_dir() else (path,)
+    out: list[list[str | int]] = []
+    for file in files:
+        size_bytes = file.stat().st_size
+        with file.open("rb") as handle:
+            digest = hashlib.sha256(handle.read(_EDGE_BYTES))
+            handle.seek(max(0, size_bytes - _EDGE_BYTES))
+            digest.update(handle.read(_EDGE_BYTES))
+        out.append([file.name, size_bytes, digest.hexdigest()])
+    return out

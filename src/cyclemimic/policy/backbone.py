@@ -1,0 +1,67 @@
+"""What a backbone gives to the heads, and the Protocols through which another tower or language model enters.
+
+Letters in shapes: B batch, N visual tokens, D width of the language model, C channels of the feature map,
+L tokens of a latent action.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from cyclemimic.nn.batches import ObservationBatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisualFeatures:
+    """What a tower saw: tokens for the language model, and a map that the action decoder reads again."""
+
+    tokens: Tensor  # [B, N, D]
+    map: Tensor  # [B, C, rows, columns]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneOutput:
+    """Hidden states behind one observation and one latent action."""
+
+    slots: Tensor  # [B, L, D]; state i predicts latent token i and has not seen it
+    latents: Tensor  # [B, L, D]; states at the latent tokens
+    act: Tensor  # [B, D]; state of the ACT query behind the latent tokens
+    visual: VisualFeatures
+
+
+class VisionTower(Protocol):
+    """Turns pictures into visual tokens and a feature map."""
+
+    num_tokens: int
+    map_channels: int
+
+    def __call__(self, images: Tensor, sentence: Tensor) -> VisualFeatures:
+        """Pictures [B, 3, H, W] in [0, 1] and the mean word embedding [B, D], which a tower may ignore."""
+        ...
+
+
+class Backbone(Protocol):
+    """A causal model over [visual tokens][words][latent tokens][ACT]."""
+
+    width: int
+    map_channels: int
+
+    def __call__(
+        self, observation: ObservationBatch, codes: Tensor, blind: Tensor | None = None
+    ) -> BackboneOutput:
+        """Teacher-forced pass with `codes` [B, L]; where `blind` [B] is True, ACT does not see the latent tokens."""
+        ...
+
+    def decode(
+        self, observation: ObservationBatch, num_tokens: int, choose: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, BackboneOutput]:
+        """Token by token: `choose` maps a state [B, D] to codes [B]. Returns codes [B, L] and the states."""
+        ...
+
+    def token_logits(self, states: Tensor) -> Tensor:
+        """[..., D] to logits over the whole vocabulary [..., V]."""
+        ...

@@ -1,0 +1,145 @@
+"""Commands that wait for one another, two at a time, with what they say in logs and one line of progress for a person."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cyclemimic.store.atomic import read_json, write_json
+from cyclemimic.train.progress import duration
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One `cyclemimic` command.
+
+    Args:
+        name: unique; names its log and its mark.
+        arguments: what follows `cyclemimic`.
+        after: names of jobs whose results it needs.
+        seconds: how long it takes on one core of a usual machine; only the remaining time is guessed from it.
+        says: what it does, for a person.
+    """
+
+    name: str
+    arguments: tuple[str, ...]
+    seconds: float
+    says: str
+    after: tuple[str, ...] = ()
+
+
+@dataclass(kw_only=True)
+class JobFailed(RuntimeError):
+    """A command ended with an error."""
+
+    job: Job
+    log: Path
+    tail: str
+
+    def __str__(self) -> str:
+        """The command, and the end of what it said."""
+        return f"station {self.job.name!r} failed; the end of {self.log}:\n{self.tail}"
+
+
+@dataclass(kw_only=True)
+class Jobs:
+    """Runs jobs in an order that respects `after`, `lanes` at a time. Jobs marked as done are not run again."""
+
+    jobs: Sequence[Job]
+    folder: Path
+    lanes: int = 2
+    say_every_s: float = 15.0
+    _running: dict[str, tuple[subprocess.Popen[bytes], float]] = field(default_factory=dict)
+    _done: dict[str, float] = field(default_factory=dict)  # name -> seconds it took
+    _began_s: float = field(default_factory=time.monotonic)
+
+    def run(self) -> float:
+        """Run everything that is left; returns the seconds of all jobs as they lay in time, earlier sittings included.
+
+        Raises:
+            JobFailed: a job ended with an error. The others are stopped; a later run goes on.
+        """
+        (self.folder / "logs").mkdir(parents=True, exist_ok=True)
+        earlier_s = 0.0
+        for job in self.jobs:
+            if self._mark(job).exists():
+                self._done[job.name] = float(read_json(self._mark(job))["seconds"])
+        clock = self.folder / "clock.json"
+        if clock.exists():
+            earlier_s = float(read_json(clock)["seconds"])
+        said_s = 0.0
+        try:
+            while len(self._done) < len(self.jobs):
+                self._start_ready()
+                time.sleep(0.2)
+                self._collect()
+                spent_s = time.monotonic() - self._began_s
+                if spent_s - said_s > self.say_every_s:
+                    said_s = spent_s
+                    write_json(clock, {"seconds": earlier_s + spent_s})
+                    print(self._line(spent_s), flush=True)
+        finally:
+            for process, _ in self._running.values():
+                process.terminate()
+                process.wait()
+            total_s = earlier_s + time.monotonic() - self._began_s
+            write_json(clock, {"seconds": total_s})
+        return total_s
+
+    def _mark(self, job: Job) -> Path:
+        return self.folder / "done" / f"{job.name}.json"
+
+    def _log(self, job: Job) -> Path:
+        return self.folder / "logs" / f"{job.name}.log"
+
+    def _start_ready(self) -> None:
+        for job in self.jobs:
+            idle = job.name not in self._done and job.name not in self._running
+            if len(self._running) < self.lanes and idle and all(name in self._done for name in job.after):
+                print(f"- {job.says}", flush=True)
+                with self._log(job).open("wb") as log:
+                    command = [sys.executable, "-m", "cyclemimic.cli", *job.arguments]
+                    process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+                self._running[job.name] = (process, time.monotonic())
+
+    def _collect(self) -> None:
+        for job in self.jobs:
+            if job.name not in self._running:
+                continue
+            process, began_s = self._running[job.name]
+            code = process.poll()
+            if code is None:
+                continue
+            del self._running[job.name]
+            if code != 0:
+                tail = "\n".join(self._log(job).read_text(errors="replace").splitlines()[-12:])
+                raise JobFailed(job=job, log=self._log(job), tail=tail)
+            self._done[job.name] = time.monotonic() - began_s
+            write_json(self._mark(job), {"seconds": self._done[job.name]})
+
+    def _line(self, spent_s: float) -> str:
+        """How far all is: what runs, what it said last, and how long is left."""
+        now = []
+        for job in self.jobs:
+            if job.name in self._running:
+                lines = self._log(job).read_text(errors="replace").replace("\r", "\n").split("\n")
+                last = next((line for line in reversed(lines) if line.startswith("[")), "")
+                now.append(last.split("  ")[0].strip() or job.name)
+        return f"  {duration(spent_s)}: {', '.join(now)}; about {duration(self._left_s())} left"
+
+    def _left_s(self) -> float:
+        """Guess: the longest chain of jobs that is still ahead, or all work shared by the lanes, whichever is longer."""
+        pace = sum(self._done.values()) / max(1.0, sum(j.seconds for j in self.jobs if j.name in self._done))
+        pace = pace if self._done else 1.0
+        left = {}
+        for job in self.jobs:
+            running = self._running.get(job.name)
+            spent_s = time.monotonic() - running[1] if running else 0.0
+            own_s = 0.0 if job.name in self._done else max(1.0, job.seconds * pace - spent_s)
+            left[job.name] = own_s + max((left[name] for name in job.after), default=0.0)
+        work_s = sum(left[j.name] - max((left[n] for n in j.after), default=0.0) for j in self.jobs)
+        return max(max(left.values()), work_s / self.lanes)

@@ -1,0 +1,68 @@
+"""What a recipe is, and how one is found by name, inside the package or outside it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cyclemimic.errors import InputError, did_you_mean
+from cyclemimic.train.stage1_tokenizer import TokenizerTraining
+from cyclemimic.train.stage2_pretrain import PretrainConfig
+from cyclemimic.train.stage3_finetune import FinetuneConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One scale of the whole journey.
+
+    Args:
+        trunk: a tokenizer by reconstruction alone, from which both objectives branch off.
+        genie: the control's branch.
+        ac3: our branch; equal to `genie` but for the objective.
+        pretrain: latent policy on labelled video.
+        finetune: actions on a few demonstrations.
+        policy_size_px: picture size of the policy; the tokenizer's is in its own configuration.
+    """
+
+    trunk: TokenizerTraining
+    genie: TokenizerTraining
+    ac3: TokenizerTraining
+    pretrain: PretrainConfig
+    finetune: FinetuneConfig
+    policy_size_px: int
+
+
+def find_recipe(name: str, table: dict[str, Callable[[], Recipe]]) -> Recipe:
+    """The recipe of that name in `table`, or what `package.module:function` returns.
+
+    Raises:
+        InputError: there is no such recipe.
+    """
+    if ":" not in name:
+        if name not in table:
+            raise InputError(
+                "--recipe",
+                expected="a known recipe or package.module:function",
+                got=repr(name),
+                remedy=did_you_mean(name, table),
+            )
+        return table[name]()
+    module, _, function = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), function)()
+    except (ImportError, AttributeError) as error:
+        raise InputError(
+            "--recipe",
+            expected="an importable package.module:function",
+            got=f"{name!r} ({error})",
+            remedy="Check the spelling and PYTHONPATH.",
+        ) from error
+    if not isinstance(found, Recipe):
+        raise InputError(
+            "--recipe",
+            expected="a function that returns a Recipe",
+            got=type(found).__name__,
+            remedy="See recipes/tiny.py.",
+        )
+    return found

@@ -1,0 +1,35 @@
+"""The scale of a laptop: two CPU cores, minutes. 32 px for the tokenizer, 64 px for the policy."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cyclemimic.recipes.recipe import Recipe
+from cyclemimic.tokenizer.objective import ObjectiveConfig
+from cyclemimic.train.stage1_tokenizer import TokenizerTraining
+from cyclemimic.train.stage2_pretrain import PretrainConfig
+from cyclemimic.train.stage3_finetune import FinetuneConfig
+
+TRUNK_STEPS = 1500
+BRANCH_STEPS = 500
+
+
+def tiny() -> Recipe:
+    """The recipe of `make demo`."""
+    trunk = TokenizerTraining(objective=ObjectiveConfig(objective="genie"), steps=TRUNK_STEPS, final_learning_rate=0.5)
+    branch = replace(
+        trunk,
+        steps=BRANCH_STEPS,
+        first_batch=TRUNK_STEPS,
+        learning_rate=1e-3,
+        final_learning_rate=0.05,
+        warmup=20,
+    )
+    return Recipe(
+        trunk=trunk,
+        genie=branch,
+        ac3=replace(branch, objective=ObjectiveConfig(objective="ac3")),
+        pretrain=PretrainConfig(),
+        finetune=FinetuneConfig(),
+        policy_size_px=64,
+    )

@@ -1,0 +1,64 @@
+"""Between stations 2 and 3: the encoder as inverse-dynamics model labels whole sources, once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from cyclemimic.data.loader import PairLoader
+from cyclemimic.nn.batches import pixels
+from cyclemimic.store.frame_cache import FrameCache
+from cyclemimic.store.label_store import LabelProvenance, LabelRows, LabelStore, LabelStoreWriter
+from cyclemimic.tokenizer.tokenizer import LatentActionTokenizer
+from cyclemimic.train.progress import Progress
+
+
+def label_cache(
+    tokenizer: LatentActionTokenizer,
+    tokenizer_sha256: str,
+    cache: FrameCache,
+    gap_s: float,
+    folder: Path,
+    *,
+    batch_size: int = 256,
+    num_shards: int = 8,
+    camera: str = "video",
+) -> LabelStore:
+    """Label every pair of `cache` and return the store. Shards that are there already are kept.
+
+    Paper: method, the trained encoder labels all video offline. Engineering: batches are cut the same way on every
+    run, so that a store written in two sittings equals one written in one.
+
+    Raises:
+        InputError: `folder` holds labels of another tokenizer, source or gap.
+    """
+    loader = PairLoader([cache], gap_s)
+    shards = min(num_shards, len(cache) - len(loader.skipped))  # no empty shard
+    provenance = LabelProvenance(
+        tokenizer_sha256=tokenizer_sha256,
+        source_hash=cache.source_hash,
+        gap_s=gap_s,
+        camera=camera,
+        num_codes=tokenizer.num_codes,
+        num_tokens=tokenizer.config.encoder.num_tokens,
+        made_by="cyclemimic label",
+    )
+    writer = LabelStoreWriter(folder, provenance, shards)
+    progress = Progress(name="label", total=loader.num_pairs)
+    done = 0
+    for shard in range(shards):
+        if writer.has(shard):
+            continue
+        parts = []
+        for arrays in loader.all_pairs(batch_size, shard=shard, num_shards=shards):
+            codes, margin = tokenizer.label(pixels(arrays.now), pixels(arrays.later))
+            parts.append((arrays.clip, arrays.frame, codes.numpy(), margin.numpy()))
+            done += len(arrays)
+            progress.update(done)
+        clip, frame, codes_found, margins = (np.concatenate(column) for column in zip(*parts, strict=True))
+        names = tuple(loader.clips[i].name for i in clip)
+        writer.write(
+            shard, LabelRows(clip=names, frame=frame.astype(np.int32), codes=codes_found, margin=margins)
+        )
+    return LabelStore.open(folder)

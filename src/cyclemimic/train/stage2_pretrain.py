@@ -1,0 +1,245 @@
+"""Stage 2: the policy learns from video alone which latent action follows a picture and a sentence.
+
+Letters in shapes: N labelled moments, B batch, L tokens of a latent action, K codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cyclemimic.errors import InputError
+from cyclemimic.policy.action_heads import readout_loss
+from cyclemimic.policy.network import (
+    NetworkConfig,
+    NetworkSpec,
+    PretrainNetwork,
+    build_pretrain_network,
+    save_network,
+)
+from cyclemimic.policy.vocabulary import Vocabulary
+from cyclemimic.randomness import rng_for
+from cyclemimic.train.pictures import Sentences, random_shift
+from cyclemimic.train.trainee import OptimConfig, Trainee
+from cyclemimic.types import Int64, UInt8
+
+if TYPE_CHECKING:
+    from cyclemimic.store.frame_cache import FrameCache
+    from cyclemimic.store.label_store import LabelStore
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """What pre-training does; the defaults come from the desk-scale studies (batch 16, not 32: updates count)."""
+
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(steps=4000))
+    seed: int = 0
+    batch: int = 16
+    readout_weight: float = 1.0  # cross-entropy of the codes from the action decoder's visual features
+    shift_px: int = 1
+    instruction_dropout: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainData:
+    """Labelled moments of video: where the picture lies, what was said, which latent action follows, whose body."""
+
+    images: tuple[UInt8, ...]  # per cache [frames, S, S, 3], usually memory maps
+    cache: Int64  # [N], index into `images`
+    frame: Int64  # [N], row in that array
+    sentence: Int64  # [N], index into `sentences`
+    codes: Int64  # [N, L]
+    body: Int64  # [N], index into `bodies`
+    sentences: tuple[str | None, ...]
+    bodies: tuple[str, ...]
+    num_codes: int  # K
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    @property
+    def num_tokens(self) -> int:
+        """l_z."""
+        return int(self.codes.shape[1])
+
+    def pictures(self, index: Int64) -> UInt8:
+        """The pictures [B, S, S, 3] of moments `index` [B]."""
+        out = np.empty((len(index), *self.images[0].shape[1:]), np.uint8)
+        for number, images in enumerate(self.images):
+            here = self.cache[index] == number
+            out[here] = images[self.frame[index[here]]]
+        return out
+
+    def subset(self, index: Int64) -> PretrainData:
+        """The same data, moments `index` only."""
+        columns = {
+            name: getattr(self, name)[index] for name in ("cache", "frame", "sentence", "codes", "body")
+        }
+        rest = {name: getattr(self, name) for name in ("images", "sentences", "bodies", "num_codes")}
+        return PretrainData(**columns, **rest)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainScores:
+    """How well held-out latent actions are predicted. Chance is log K nats and an accuracy of 1 / K."""
+
+    latent_nll: float  # nats per token, teacher-forced, over the whole vocabulary
+    readout_nll: float  # nats per token, from the action decoder's features
+    slot_accuracy: tuple[float, ...]  # per slot, teacher-forced
+
+
+def pretrain_data(caches: Sequence[FrameCache], labels: LabelStore | Sequence[LabelStore]) -> PretrainData:
+    """Every labelled moment of the caches' clips; clips without labels are left out.
+
+    Args:
+        caches: frame caches of one picture size.
+        labels: one label store for all caches, or one for each.
+
+    Raises:
+        InputError: nothing is labelled, sizes differ, or the stores do not share K and l_z.
+    """
+    stores = list(labels) if isinstance(labels, Sequence) else [labels] * len(caches)
+    kinds = {(s.provenance.num_codes, s.provenance.num_tokens) for s in stores}
+    sizes = {cache.size_px for cache in caches}
+    if len(stores) != len(caches) or len(kinds) != 1 or len(sizes) != 1:
+        raise InputError(
+            "pretrain data",
+            expected="frame caches of one size, each with labels of one codebook",
+            got=f"{len(caches)} caches of {sorted(sizes)} px, {len(stores)} label stores of {sorted(kinds)} (K, l_z)",
+            remedy="Cache at one size and label with one tokenizer.",
+        )
+    sentences: dict[str | None, int] = {}
+    bodies: dict[str, int] = {}
+    columns: list[tuple[Int64, ...]] = []
+    for number, (cache, store) in enumerate(zip(caches, stores, strict=True)):
+        for clip, offset in zip(cache.clips, cache.offsets, strict=True):
+            if clip.name not in store:
+                continue
+            frames, codes = store.codes_for(clip.name)
+            said = sentences.setdefault(clip.instruction, len(sentences))
+            body = bodies.setdefault(clip.embodiment, len(bodies))
+            constants = [np.full(len(frames), value, np.int64) for value in (number, said, body)]
+            columns.append((*constants, frames.astype(np.int64) + offset, codes))
+    if not columns:
+        raise InputError(
+            "pretrain data", expected="labelled clips", got="none", remedy="Run `cyclemimic label` first."
+        )
+    where, said_all, body_all, frame_all, codes_all = (np.concatenate(c) for c in zip(*columns, strict=True))
+    return PretrainData(
+        images=tuple(cache.frames for cache in caches),
+        cache=where,
+        frame=frame_all,
+        sentence=said_all,
+        codes=codes_all,
+        body=body_all,
+        sentences=tuple(sentences),
+        bodies=tuple(bodies),
+        num_codes=stores[0].provenance.num_codes,
+    )
+
+
+class PretrainStage:
+    """Latent policy and the visual half of the action decoder, trained on labelled video (paper 1.3, pre-training).
+
+    A step is a pure function of (state, seed, step). Bodies are drawn uniformly, then their moments.
+    """
+
+    def __init__(
+        self,
+        config: PretrainConfig,
+        data: PretrainData,
+        *,
+        vocabulary: Vocabulary | None = None,
+        device: str = "cpu",
+    ) -> None:
+        """Random weights, ready for step 0.
+
+        Args:
+            config: sizes and settings.
+            data: labelled moments.
+            vocabulary: give one that also holds the words of fine-tuning; default: the words of `data`.
+            device: where the network lies.
+        """
+        side = config.network.backbone.image_px
+        if data.images[0].shape[1:3] != (side, side):
+            raise InputError(
+                "pretrain data",
+                expected=f"pictures of {side} x {side} px, as image_px says",
+                got=f"{data.images[0].shape[1:3]}",
+                remedy="Cache the frames at that size, or change image_px.",
+            )
+        self.config, self.data, self.device = config, data, torch.device(device)
+        words = vocabulary or Vocabulary.build(data.sentences, num_codes=data.num_codes)
+        self.spec = NetworkSpec(config=config.network, vocabulary=words, num_tokens=data.num_tokens)
+        network = build_pretrain_network(self.spec, seed=config.seed).to(self.device)
+        self.trainee: Trainee[PretrainNetwork] = Trainee(network, config.optim)
+        self._moments = [np.flatnonzero(data.body == body) for body in range(len(data.bodies))]
+        self._sentences = Sentences(words, data.sentences)
+
+    def step(self, step: int) -> Mapping[str, Tensor]:
+        """One update; logs losses in nats per token and the accuracy of each slot."""
+        c = self.config
+        rng = rng_for(c.seed, step, "pretrain")
+        index = self._draw(rng)
+        sentence = self._sentences.drop(self.data.sentence[index], rng, c.instruction_dropout)
+        images = random_shift(self.data.pictures(index), rng, c.shift_px)
+        observation = self._sentences.observe(images, sentence, device=self.device)
+        codes = torch.from_numpy(self.data.codes[index]).to(self.device)
+        network = self.trainee.network.train()
+        output, logits = network(observation, codes)
+        latent = network.latent.latent_loss(output.slots, codes)
+        readout = readout_loss(logits, codes)
+        norm = self.trainee.apply(step, latent + c.readout_weight * readout)
+        with torch.no_grad():
+            accuracy = network.latent.slot_accuracy(output.slots, codes)
+        slots = {f"accuracy_{i}": value for i, value in enumerate(accuracy)}
+        return {"latent_nll": latent, "readout_nll": readout, "gradient_norm": norm, **slots}
+
+    @torch.inference_mode()
+    def validate(self, data: PretrainData, *, batch: int = 256) -> PretrainScores:
+        """Scores of the averaged weights on held-out moments, best of a body that was not trained on."""
+        network = self.trainee.averaged()
+        sentences = Sentences(self.spec.vocabulary, data.sentences)
+        sums: NDArray[np.float64] = np.zeros(2 + data.num_tokens)
+        for start in range(0, len(data), batch):
+            index = np.arange(start, min(start + batch, len(data)))
+            observation = sentences.observe(data.pictures(index), data.sentence[index], device=self.device)
+            codes = torch.from_numpy(data.codes[index]).to(self.device)
+            output, logits = network(observation, codes)
+            figures = [network.latent.latent_loss(output.slots, codes), readout_loss(logits, codes)]
+            accuracy = network.latent.slot_accuracy(output.slots, codes)
+            sums += len(index) * np.array([float(v) for v in (*figures, *accuracy)])
+        latent, readout, *slots = (sums / len(data)).tolist()
+        return PretrainScores(latent_nll=latent, readout_nll=readout, slot_accuracy=tuple(slots))
+
+    def state(self) -> dict[str, Tensor]:
+        """All that the future depends on."""
+        return self.trainee.state()
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Undo `state`."""
+        self.trainee.load_state(tensors)
+
+    def export(self) -> dict[str, Tensor]:
+        """The averaged weights."""
+        return dict(self.trainee.average.average)
+
+    def save(self, folder: Path) -> None:
+        """Write specification and averaged weights; `FinetuneStage(init=folder)` starts from them."""
+        save_network(folder, self.spec, self.export())
+
+    def _draw(self, rng: np.random.Generator) -> Int64:
+        """Moments [B]: a body uniformly, then one of its moments."""
+        bodies = rng.integers(len(self._moments), size=self.config.batch)
+        share = rng.random(self.config.batch)
+        return np.array(
+            [self._moments[b][int(s * len(self._moments[b]))] for b, s in zip(bodies, share, strict=True)]
+        )
