@@ -14,11 +14,11 @@ from cyclemimic.tokenizer.objective import (
 from tests.paper.small import BATCH, has_gradient, small_batch, small_buffer, small_critic, small_tokenizer
 
 ON = Ramp(weight=0.5)
-OFF = Ramp(weight=0.5, start=10**9)
+OFF = Ramp(weight=0.5, start=1.0)
 
 
 def evaluate(
-    objective="ac3", cycle=ON, realism=ON, step=0, critic=None, batch=None, tokenizer=None, buffer=None
+    objective="ac3", cycle=ON, realism=ON, progress=0.0, critic=None, batch=None, tokenizer=None, buffer=None
 ):
     tokenizer = tokenizer or small_tokenizer()
     critic = critic or small_critic()
@@ -65,8 +65,9 @@ def test_reconstruction_of_one_is_copying():
 
 
 def test_ramp_is_zero_then_linear_then_flat():
-    ramp = Ramp(weight=0.8, start=3, steps=3)
-    assert [ramp.at(s) for s in range(8)] == pytest.approx([0, 0, 0, 0.2, 0.4, 0.6, 0.8, 0.8])
+    ramp = Ramp(weight=0.8, start=0.5, length=0.2)
+    assert [ramp.at(p) for p in (0, 0.49, 0.6, 0.7, 0.9)] == pytest.approx([0, 0, 0.4, 0.8, 0.8], abs=0.01)
+    assert Ramp(weight=0.8).at(0) == pytest.approx(0.8)
 
 
 def test_realism_teaches_the_decoder_alone():

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from cyclemimic.evaluate.judge import JudgeReport
 from cyclemimic.evaluate.quality import Quality, References, TransferScore
 from cyclemimic.evaluate.rollout import EpisodeOutcome, RolloutResult
+from cyclemimic.evaluate.summary import null_for_nan
 from cyclemimic.store.atomic import read_json, write_atomically, write_json
 from cyclemimic.types import Task
 
@@ -26,17 +29,24 @@ class QualityRecord:
 
 def save_quality(path: Path, record: QualityRecord) -> None:
     """Write a tokenizer's measurement as JSON."""
-    write_json(path, asdict(record))
+    write_json(path, null_for_nan(asdict(record)))
 
 
 def load_quality(path: Path) -> QualityRecord:
     """Undo `save_quality`."""
-    found = read_json(path)
+    found = nan_for_null(read_json(path))
     references = {name: TransferScore(**score) for name, score in found["references"].items()}
     judge = {**found["judge"], "r2_axes": tuple(found["judge"]["r2_axes"])}
     return QualityRecord(
         quality=Quality(**found["quality"]), references=References(**references), judge=JudgeReport(**judge)
     )
+
+
+def nan_for_null(value: Any) -> Any:
+    """Undo `null_for_nan`: JSON knows no NaN, which stands for what the data has no test of."""
+    if isinstance(value, dict):
+        return {k: nan_for_null(v) for k, v in value.items()}
+    return math.nan if value is None else value
 
 
 def save_rollouts(folder: Path, name: str, result: RolloutResult) -> None:

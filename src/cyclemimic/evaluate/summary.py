@@ -92,7 +92,7 @@ class Summary:
             "success": {k: asdict(v) for k, v in self.success.items()},
             "report": self.report,
         }
-        plain: dict[str, Any] = _null_for_nan(whole)
+        plain: dict[str, Any] = null_for_nan(whole)
         return plain
 
     def table(self) -> str:
@@ -128,12 +128,12 @@ def number(value: float | int | bool) -> str:
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
 
 
-def _null_for_nan(value: Any) -> Any:
+def null_for_nan(value: Any) -> Any:
     """JSON knows no NaN; a tuple becomes a list."""
     if isinstance(value, Mapping):
-        return {k: _null_for_nan(v) for k, v in value.items()}
+        return {k: null_for_nan(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_null_for_nan(v) for v in value]
+        return [null_for_nan(v) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -26,17 +26,17 @@ from cyclemimic.tokenizer.tokenizer import LatentActionTokenizer
 
 @dataclass(frozen=True, kw_only=True)
 class Ramp:
-    """A weight over the run: zero before `start`, then linear to `weight` within `steps` updates."""
+    """A weight over a run: zero before `start`, then linear to `weight` within `length`, both as shares of the run."""
 
     weight: float
-    start: int = 0
-    steps: int = 0
+    start: float = 0.0
+    length: float = 0.0
 
-    def at(self, step: int) -> float:
-        """The weight of update number `step`."""
-        if step < self.start:
+    def at(self, progress: float) -> float:
+        """The weight when `progress`, in [0, 1), of the run is done."""
+        if progress < self.start:
             return 0.0
-        return self.weight * min(1.0, (step - self.start + 1) / (self.steps + 1))
+        return self.weight * min(1.0, (progress - self.start + 1e-3) / (self.length + 1e-3))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,21 +51,21 @@ class ObjectiveConfig:
     commitment: float = 0.1
     entropy: float = 0.02
     painted: float = 0.02
-    cycle: Ramp = field(default_factory=lambda: Ramp(weight=0.1, start=100, steps=200))
-    realism: Ramp = field(default_factory=lambda: Ramp(weight=0.02, start=50, steps=100))
+    cycle: Ramp = field(default_factory=lambda: Ramp(weight=0.1, start=0.1, length=0.4))
+    realism: Ramp = field(default_factory=lambda: Ramp(weight=0.02, start=0.05, length=0.2))
     ac3: AC3Config = field(default_factory=AC3Config)
     adversarial: AdversarialForm = "logistic"
 
-    def weights(self, step: int) -> dict[str, float]:
-        """The weight of every term at update number `step`."""
+    def weights(self, progress: float) -> dict[str, float]:
+        """The weight of every term when `progress`, in [0, 1), of the run is done."""
         ac3 = self.objective == "ac3"
         return {
             "reconstruction": self.reconstruction,
             "commitment": self.commitment,
             "entropy": self.entropy,
             "painted": self.painted,
-            "cycle": self.cycle.at(step) if ac3 else 0.0,
-            "discriminator": self.realism.at(step) if ac3 else 0.0,
+            "cycle": self.cycle.at(progress) if ac3 else 0.0,
+            "discriminator": self.realism.at(progress) if ac3 else 0.0,
         }
 
 
@@ -99,11 +99,11 @@ def tokenizer_terms(
     buffer: LatentActionBuffer | None,
     batch: PairBatch,
     config: ObjectiveConfig,
-    step: int,
+    progress: float,
     generator: torch.Generator,
 ) -> Terms:
-    """All terms of update number `step` on one batch; pushes the batch's latent actions into the buffer."""
-    weights = config.weights(step)
+    """All terms on one batch, when `progress` of the run is done; pushes the batch's latent actions into the buffer."""
+    weights = config.weights(progress)
     losses: dict[str, Tensor] = {}
 
     # What happened? Name the change between the two frames, and replay it.
