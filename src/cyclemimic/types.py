@@ -178,9 +178,7 @@ class Observation:
 
     def __post_init__(self) -> None:
         if not self.images:
-            raise InputError(
-                "Observation.images", expected="at least one camera", got="none", remedy="Add a picture."
-            )
+            raise InputError("Observation.images", expected="at least one camera", got="none", remedy="Add a picture.")
         for name, picture in self.images.items():
             check_picture(picture, f"Observation.images[{name!r}]")
 

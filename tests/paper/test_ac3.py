@@ -18,18 +18,14 @@ def drawn_codes():
 
 def turn(tokenizer, batch, config=PLAIN, drawn=None):
     drawn = drawn_codes() if drawn is None else drawn
-    return run_cycle(
-        tokenizer, batch.now, tokenizer.watch(batch.now), drawn, config, torch.Generator().manual_seed(0)
-    )
+    return run_cycle(tokenizer, batch.now, tokenizer.watch(batch.now), drawn, config, torch.Generator().manual_seed(0))
 
 
 def test_loss_equals_an_independent_vq_library():
     library = pytest.importorskip("vector_quantize_pytorch")
     tokenizer = small_tokenizer()
     book = tokenizer.quantizer
-    oracle = library.VectorQuantize(
-        dim=book.codebook.shape[1], codebook_size=CODES, freeze_codebook=True
-    ).eval()
+    oracle = library.VectorQuantize(dim=book.codebook.shape[1], codebook_size=CODES, freeze_codebook=True).eval()
     oracle._codebook.embed.data.copy_(book.codebook[None])
     embedding = F.normalize(torch.randn(BATCH, TOKENS, book.codebook.shape[1]), dim=-1)
     _, expected = oracle(embedding, indices=drawn_codes())
@@ -104,9 +100,7 @@ def test_gradient_reaches_encoder_and_decoder_but_never_the_codebook():
 def test_dial_scales_the_gradient_into_the_decoder_only(share):
     def gradients(share):
         tokenizer = small_tokenizer()
-        turn(
-            tokenizer, small_batch(), AC3Config(noise=0.0, blur=False, gradient_into_decoder=share)
-        ).loss.backward()
+        turn(tokenizer, small_batch(), AC3Config(noise=0.0, blur=False, gradient_into_decoder=share)).loss.backward()
         return tokenizer.decoder.out.weight.grad, tokenizer.encoder.out.weight.grad
 
     (decoder, encoder), (whole_decoder, whole_encoder) = gradients(share), gradients(1.0)
@@ -134,9 +128,7 @@ def test_squared_distance_is_an_option():
     embedding = F.normalize(torch.randn(BATCH, TOKENS, tokenizer.quantizer.codebook.shape[1]), dim=-1)
     book = tokenizer.quantizer
     expected = F.cross_entropy(-book.distances(embedding).square().flatten(0, 1), drawn.flatten())
-    torch.testing.assert_close(
-        cycle_loss(embedding, drawn, book, AC3Config(temperature=1.0, squared=True)), expected
-    )
+    torch.testing.assert_close(cycle_loss(embedding, drawn, book, AC3Config(temperature=1.0, squared=True)), expected)
 
 
 def test_corruption_spoils_fine_patterns_and_is_a_function_of_its_generator():

@@ -63,9 +63,7 @@ def test_factorised_the_code_alone_says_how_things_move():
     stretch = torch.tanh(stretch).view(2, 2, 2) * 0.5
     at_hand = flow - torch.einsum("bij,bjhw->bihw", stretch, place - hand)
     torch.testing.assert_close(at_hand[0], at_hand[1], atol=1e-5, rtol=0)
-    torch.testing.assert_close(
-        at_hand[0, :, 0, 0], torch.tanh(shift[0]) * decoder.config.reach, atol=1e-4, rtol=0
-    )
+    torch.testing.assert_close(at_hand[0, :, 0, 0], torch.tanh(shift[0]) * decoder.config.reach, atol=1e-4, rtol=0)
 
 
 def test_config_survives_json():

@@ -43,15 +43,9 @@ def test_closed_form_over_two_frames_equals_masked_softmax_attention():
     out_now, memory = block.now(x_now)
     out_later = block.later(x_later, memory)
 
-    frames = torch.stack(
-        [x_now + block.spatial(block.norm1(x_now)), x_later + block.spatial(block.norm1(x_later))], 2
-    )
-    q, k, v = (
-        block.qkv(block.norm2(frames)).view(3, tokens, 2, 3, heads, width // heads).permute(3, 0, 1, 4, 2, 5)
-    )
-    mixed = (
-        F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(2, 3).reshape(3, tokens, 2, width)
-    )
+    frames = torch.stack([x_now + block.spatial(block.norm1(x_now)), x_later + block.spatial(block.norm1(x_later))], 2)
+    q, k, v = block.qkv(block.norm2(frames)).view(3, tokens, 2, 3, heads, width // heads).permute(3, 0, 1, 4, 2, 5)
+    mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(2, 3).reshape(3, tokens, 2, width)
     x = frames + block.out(mixed)
     x = x + block.mlp(block.norm3(x))
     torch.testing.assert_close(torch.stack([out_now, out_later], 2), x)
@@ -81,6 +75,4 @@ def test_the_last_block_computes_only_what_is_read_and_gives_the_same():
     _, (key, value) = block.now(x_now)
     _, memory = block.now(x_now, read)
     torch.testing.assert_close(memory, (key[:, :read], value[:, :read]))
-    torch.testing.assert_close(
-        block.later(x_later, memory, read), block.later(x_later, (key, value))[:, :read]
-    )
+    torch.testing.assert_close(block.later(x_later, memory, read), block.later(x_later, (key, value))[:, :read])

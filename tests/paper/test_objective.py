@@ -17,9 +17,7 @@ ON = Ramp(weight=0.5)
 OFF = Ramp(weight=0.5, start=1.0)
 
 
-def evaluate(
-    objective="ac3", cycle=ON, realism=ON, progress=0.0, critic=None, batch=None, tokenizer=None, buffer=None
-):
+def evaluate(objective="ac3", cycle=ON, realism=ON, progress=0.0, critic=None, batch=None, tokenizer=None, buffer=None):
     tokenizer = tokenizer or small_tokenizer()
     critic = critic or small_critic()
     config = ObjectiveConfig(objective=objective, cycle=cycle, realism=realism)
@@ -29,7 +27,7 @@ def evaluate(
         small_buffer() if buffer is None else buffer,
         batch or small_batch(),
         config,
-        step,
+        progress,
         torch.Generator().manual_seed(0),
     )
     return tokenizer, critic, terms

@@ -18,9 +18,7 @@ from cyclemimic.tokenizer.quantizer import (
 
 def quantizer(num_codes=7, width=5, tokens=3, **changes):
     torch.manual_seed(0)
-    return VectorQuantizer(
-        QuantizerConfig(num_codes=num_codes, **changes), num_tokens=tokens, code_width=width
-    )
+    return VectorQuantizer(QuantizerConfig(num_codes=num_codes, **changes), num_tokens=tokens, code_width=width)
 
 
 def on_sphere(*shape):
@@ -37,9 +35,7 @@ def test_code_is_the_nearest_vector():
 
 def test_distance_is_euclidean():
     book, z = quantizer(), on_sphere(11, 3, 5)
-    torch.testing.assert_close(
-        book.distances(z), torch.cdist(z, book.codebook.expand(11, 7, 5)), atol=1e-4, rtol=1e-4
-    )
+    torch.testing.assert_close(book.distances(z), torch.cdist(z, book.codebook.expand(11, 7, 5)), atol=1e-4, rtol=1e-4)
 
 
 def test_gradient_goes_straight_through_and_not_into_the_codebook():

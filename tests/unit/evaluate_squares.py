@@ -26,9 +26,7 @@ def draw(background: np.ndarray, colour: np.ndarray, x: int, y: int) -> np.ndarr
     return picture
 
 
-def squares(
-    count: int, *, seed: int, bodies: tuple[str, ...] = ("red", "green"), clips: int = 7
-) -> TruePairs:
+def squares(count: int, *, seed: int, bodies: tuple[str, ...] = ("red", "green"), clips: int = 7) -> TruePairs:
     """Pairs whose two coordinates move by -4 to 4 pixels each."""
     rng = np.random.default_rng(seed)
     now, later, moved, place, body, clip = [], [], [], [], [], []
@@ -105,9 +103,7 @@ class ExactJudge:
         return torch.cat([move, torch.zeros(len(now), 1)], 1)
 
 
-def film_cache(
-    *, frames: int = 9, bodies: tuple[str, ...] = ("green", "red"), clips: int = 4, fps: float = 5.0
-) -> Any:
+def film_cache(*, frames: int = 9, bodies: tuple[str, ...] = ("green", "red"), clips: int = 4, fps: float = 5.0) -> Any:
     """Stands in for an opened frame cache, and the tip's positions by clip."""
     rng = np.random.default_rng(3)
     infos, pictures, positions = [], [], {}

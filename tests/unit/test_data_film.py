@@ -13,9 +13,7 @@ TASKS = [Task(body=b, skill=s, seed=i) for b in ("big", "small") for s in ("righ
 
 
 def files(folder):
-    return {
-        p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
-    }
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def test_successes_are_kept_and_failures_counted(tmp_path):

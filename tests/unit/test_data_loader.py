@@ -38,8 +38,7 @@ def test_a_batch_depends_on_seed_and_step_alone(cache):
     for name in ("now", "later", "body", "clip", "frame"):
         np.testing.assert_array_equal(getattr(again[0], name), getattr(again[1], name))
     keys = {
-        tuple(b.clip) + tuple(b.frame)
-        for b in (one.batch(2), one.batch(3), PairLoader([cache], 0.8, seed=2).batch(2))
+        tuple(b.clip) + tuple(b.frame) for b in (one.batch(2), one.batch(3), PairLoader([cache], 0.8, seed=2).batch(2))
     }
     assert len(keys) == 3
 

@@ -8,8 +8,7 @@ from cyclemimic.types import ClipInfo
 
 def clips(*lengths_and_fps):
     return [
-        ClipInfo(name=str(i), embodiment="arm", fps=fps, num_frames=n)
-        for i, (n, fps) in enumerate(lengths_and_fps)
+        ClipInfo(name=str(i), embodiment="arm", fps=fps, num_frames=n) for i, (n, fps) in enumerate(lengths_and_fps)
     ]
 
 
@@ -21,10 +20,7 @@ def test_the_gap_is_a_time():
 def test_all_pairs_and_only_those_within_a_clip(seed):
     rng = np.random.default_rng(seed)
     given = clips(
-        *[
-            (int(n), float(f))
-            for n, f in zip(rng.integers(0, 30, 17), rng.choice([3, 5, 10], 17), strict=True)
-        ]
+        *[(int(n), float(f)) for n, f in zip(rng.integers(0, 30, 17), rng.choice([3, 5, 10], 17), strict=True)]
     )
     pairs = valid_pairs(given, 0.6)
     want = [

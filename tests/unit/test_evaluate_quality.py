@@ -44,9 +44,7 @@ def test_kappa_by_hand() -> None:
     assert kappa(codes, codes, 3) == 1.0
     # Half agree; each side has marginals 1/2, 1/2, so chance is 1/2 and kappa 0.
     assert kappa(np.array([[0], [0], [1], [1]]), np.array([[0], [1], [0], [1]]), 2) == 0.0
-    assert (
-        kappa(np.zeros((4, 1), np.int64), np.zeros((4, 1), np.int64), 2) == 0.0
-    )  # constant codes say nothing
+    assert kappa(np.zeros((4, 1), np.int64), np.zeros((4, 1), np.int64), 2) == 0.0  # constant codes say nothing
     rng = np.random.default_rng(0)
     assert abs(kappa(rng.integers(0, 5, (4000, 2)), rng.integers(0, 5, (4000, 2)), 5)) < 0.03
 
@@ -126,9 +124,7 @@ def test_permuted_codes_pass_the_cycle_but_not_the_probe() -> None:
 
 def test_unseen_bodies_are_measured_apart() -> None:
     three = squares(300, seed=4, bodies=("red", "green", "blue"))
-    quality = measure_quality(
-        ExactTokenizer(), TRAIN, three, ExactJudge(), seed=0, seen_bodies=("red", "green")
-    )
+    quality = measure_quality(ExactTokenizer(), TRAIN, three, ExactJudge(), seed=0, seen_bodies=("red", "green"))
     assert quality.probe_unseen > 0.99 and quality.transfer_cosine_unseen == pytest.approx(1, abs=1e-6)
 
 

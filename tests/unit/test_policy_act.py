@@ -15,9 +15,7 @@ from cyclemimic.policy.towers import ConvTowerConfig
 from cyclemimic.policy.vocabulary import Vocabulary
 from cyclemimic.types import ActionSpace, Axis, CameraSpec, Observation, Policy
 
-AXES = tuple(
-    Axis(name=n, unit=u, low=-0.03, high=0.05) for n, u in (("x", "m"), ("y", "m"), ("grip", "fraction"))
-)
+AXES = tuple(Axis(name=n, unit=u, low=-0.03, high=0.05) for n, u in (("x", "m"), ("y", "m"), ("grip", "fraction")))
 SPACE = ActionSpace(name="toy", axes=AXES, rate_hz=5.0)
 ROWS = np.random.default_rng(1).normal(0, 0.01, (53, 3)).astype(np.float32)
 STATES = np.random.default_rng(2).normal(0.3, 0.1, (53, 7)).astype(np.float32)
@@ -51,9 +49,7 @@ def make(state=True, camera_px=24):
 
 def look(seed=0, side=24, sentence="push the red cube left", camera="front", state=True):
     picture = np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8)
-    return Observation(
-        images={camera: picture}, instruction=sentence, proprioception=STATES[seed] if state else None
-    )
+    return Observation(images={camera: picture}, instruction=sentence, proprioception=STATES[seed] if state else None)
 
 
 def test_acts_in_units_and_within_limits():

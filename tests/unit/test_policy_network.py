@@ -54,9 +54,7 @@ def spec(vision="convolutional", language="llama", actions=A, state=P):
         prismatic_vision=PrismaticVisionConfig(dino=VIT, siglip=SIGLIP, registers=3, projector_width=17),
     )
     return NetworkSpec(
-        config=NetworkConfig(
-            backbone=backbone, head=HeadConfig(channels=11, maps=5, hidden=13, chunk_steps=S)
-        ),
+        config=NetworkConfig(backbone=backbone, head=HeadConfig(channels=11, maps=5, hidden=13, chunk_steps=S)),
         vocabulary=VOCABULARY,
         num_tokens=L,
         action_width=actions,
@@ -180,9 +178,7 @@ def test_a_row_does_not_depend_on_its_batch():
             word_mask=seen.word_mask[i : i + 1],
             proprioception=seen.proprioception[i : i + 1],
         )
-        torch.testing.assert_close(
-            network.generate(one)[1].actions[0], together.actions[i], atol=1e-5, rtol=0
-        )
+        torch.testing.assert_close(network.generate(one)[1].actions[0], together.actions[i], atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
@@ -191,12 +187,8 @@ def test_words_and_picture_and_state_matter():
     torch.nn.init.normal_(network.head.body.weight)  # starts at zero
     codes, seen = some_codes(), observe()
     base = network(seen, codes)[1].actions
-    assert not torch.allclose(
-        base, network(dataclasses.replace(seen, images=0 * seen.images), codes)[1].actions
-    )
-    assert not torch.allclose(
-        base, network(dataclasses.replace(seen, words=seen.words.flip(0)), codes)[1].actions
-    )
+    assert not torch.allclose(base, network(dataclasses.replace(seen, images=0 * seen.images), codes)[1].actions)
+    assert not torch.allclose(base, network(dataclasses.replace(seen, words=seen.words.flip(0)), codes)[1].actions)
     moved = dataclasses.replace(seen, proprioception=1 + seen.proprioception)
     assert not torch.allclose(base, network(moved, codes)[1].actions)
 

@@ -26,9 +26,7 @@ from cyclemimic.types import ActionSpace, Axis, CameraSpec, ClipInfo, Episode, O
 PX, K, L, GAP = 12, 5, 2, 3
 LENGTHS = (11, 7, 13, 5)
 SENTENCES = ("push left", "push right", None, "push left")
-SPACE = ActionSpace(
-    name="toy", axes=tuple(Axis(name=n, unit="m", low=-1, high=1) for n in "xyz"), rate_hz=5.0
-)
+SPACE = ActionSpace(name="toy", axes=tuple(Axis(name=n, unit="m", low=-1, high=1) for n in "xyz"), rate_hz=5.0)
 CAMERA = CameraSpec(name="front", height_px=PX, width_px=PX)
 NETWORK = NetworkConfig(
     backbone=PrismaticConfig(
@@ -160,12 +158,7 @@ def test_random_shift():
     padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
     seen = set()
     for picture, source in zip(moved, padded, strict=True):
-        found = [
-            (y, x)
-            for y in range(3)
-            for x in range(3)
-            if np.array_equal(picture, source[y : y + 7, x : x + 5])
-        ]
+        found = [(y, x) for y in range(3) for x in range(3) if np.array_equal(picture, source[y : y + 7, x : x + 5])]
         assert found
         seen.update(found)
     assert len(seen) == 9
@@ -212,9 +205,7 @@ def test_resumed_equals_unbroken(cache, labels, tmp_path, kind):
     second.load_state(halfway)
     for i in range(3, 6):
         row = second.step(i)
-        assert {n: float(v.detach()) for n, v in row.items()} == {
-            n: float(v.detach()) for n, v in logged[i].items()
-        }
+        assert {n: float(v.detach()) for n, v in row.items()} == {n: float(v.detach()) for n, v in logged[i].items()}
     a, b = whole.state(), second.state()
     assert a.keys() == b.keys()
     assert all(torch.equal(a[name], b[name]) for name in a)
@@ -234,23 +225,15 @@ def test_the_loop_takes_both_stages(cache, labels, tmp_path):
 def test_every_trainable_weight_moves(cache, labels, tmp_path):
     for kind, make in stages(cache, labels, tmp_path).items():
         stage = make()
-        before = {
-            n: p.detach().clone() for n, p in stage.trainee.network.named_parameters() if p.requires_grad
-        }
+        before = {n: p.detach().clone() for n, p in stage.trainee.network.named_parameters() if p.requires_grad}
         for i in range(3):
             stage.step(i)
-        same = [
-            n
-            for n, p in stage.trainee.network.named_parameters()
-            if p.requires_grad and torch.equal(p, before[n])
-        ]
+        same = [n for n, p in stage.trainee.network.named_parameters() if p.requires_grad and torch.equal(p, before[n])]
         assert same == [], kind
 
 
 def test_learns_and_validates(cache, labels):
-    config = dataclasses.replace(
-        PRETRAIN, optim=OptimConfig(steps=150, learning_rate=1e-2), batch=32, shift_px=0
-    )
+    config = dataclasses.replace(PRETRAIN, optim=OptimConfig(steps=150, learning_rate=1e-2), batch=32, shift_px=0)
     stage = PretrainStage(config, pretrain_data([cache], labels))
     before = stage.validate(stage.data, batch=11)
     for i in range(150):

@@ -77,9 +77,7 @@ class PairLoader:
         self._by_body = np.argsort(bodies, kind="stable")
         self.pairs_per_body: Int64 = np.bincount(bodies, minlength=len(self.bodies)).astype(np.int64)
         self._first_of_body = np.cumsum(self.pairs_per_body) - self.pairs_per_body
-        self.weights: NDArray[np.float64] = mixture_weights(
-            mixture, self.bodies, self.pairs_per_body.tolist()
-        )
+        self.weights: NDArray[np.float64] = mixture_weights(mixture, self.bodies, self.pairs_per_body.tolist())
 
     @property
     def num_pairs(self) -> int:
@@ -172,9 +170,7 @@ def split_clips(
     """
     if not 0 <= held_out_fraction < 1:
         expected = "a fraction in [0, 1)"
-        raise InputError(
-            "held_out_fraction", expected=expected, got=str(held_out_fraction), remedy="Try 0.2."
-        )
+        raise InputError("held_out_fraction", expected=expected, got=str(held_out_fraction), remedy="Try 0.2.")
     draws = np.array([_draw(seed, group(c)) for c in clips], np.float64)
     test, held_out = draws < held_out_fraction / 2, draws < held_out_fraction
     sides = (~held_out, held_out & ~test, test)
@@ -188,9 +184,7 @@ def _draw(seed: int, name: str) -> float:
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
-def _check(
-    caches: Sequence[FrameCache], gaps: Sequence[float], batch_size: int, keep: Sequence[Int64] | None
-) -> None:
+def _check(caches: Sequence[FrameCache], gaps: Sequence[float], batch_size: int, keep: Sequence[Int64] | None) -> None:
     sizes = sorted({c.size_px for c in caches})
     if len(sizes) != 1:
         remedy = "Build all caches at one size."

@@ -31,9 +31,7 @@ def mixture_weights(mixture: Mixture, bodies: Sequence[str], num_pairs: Sequence
     if isinstance(mixture, str):
         if mixture not in ("uniform", "proportional"):
             remedy = did_you_mean(mixture, ("uniform", "proportional"))
-            raise InputError(
-                "mixture", expected="a mixture's name or weights", got=repr(mixture), remedy=remedy
-            )
+            raise InputError("mixture", expected="a mixture's name or weights", got=repr(mixture), remedy=remedy)
         weights = (counts > 0).astype(np.float64) if mixture == "uniform" else counts
     else:
         for body, weight in mixture.items():

@@ -172,9 +172,7 @@ def write_video(path: Path | str, frames: UInt8, fps: float) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def _clock(
-    times: list[float] | list[float | None], declared_hz: float | None
-) -> tuple[NDArray[np.float64], float]:
+def _clock(times: list[float] | list[float | None], declared_hz: float | None) -> tuple[NDArray[np.float64], float]:
     """Times from 0 [s] and the usual rate [Hz]; without a usable clock the declared rate counts."""
     known = np.array([math.nan if t is None else t for t in times], np.float64)
     steps = np.diff(known)

@@ -72,9 +72,7 @@ class Normalizer:
         elif kind == "std":
             offset, scale = rows.mean(0), rows.std(0)
         else:
-            raise InputError(
-                "Normalizer.fit", expected="quantile or std", got=repr(kind), remedy="Name one of them."
-            )
+            raise InputError("Normalizer.fit", expected="quantile or std", got=repr(kind), remedy="Name one of them.")
         scale = np.where(scale <= CONSTANT, 1.0, scale)
         return cls(offset=offset.astype(np.float32), scale=scale.astype(np.float32))
 

@@ -91,9 +91,7 @@ def inspect_tokenizer(
             "nothing). The more alike the motions of a row, the better the code.",
             pictures=[Picture(png=pictures["codes"], caption="The most frequent latent actions.")],
         ),
-        Section(
-            title="Transfer", pictures=[Picture(png=pictures["transfer"], caption=f"The motion of {across}.")]
-        ),
+        Section(title="Transfer", pictures=[Picture(png=pictures["transfer"], caption=f"The motion of {across}.")]),
         Section(
             title="Use of the codebook",
             pictures=[Picture(png=pictures["usage"], caption="Share of each code by body.")],
@@ -113,9 +111,7 @@ def code_sheet(pairs: Pairs, codes: Int64, *, rows: int = 8, examples: int = 4) 
         grid.append([pairs.now[i] for i in members])
         grid.append([signed_change(pairs.now[i], pairs.later[i]) for i in members])
         code = " ".join(str(c) for c in tuples[which])
-        captions += [
-            f"code {code}: {counts[which]} pairs ({', '.join(pairs.bodies[pairs.body[i]] for i in members)})"
-        ]
+        captions += [f"code {code}: {counts[which]} pairs ({', '.join(pairs.bodies[pairs.body[i]] for i in members)})"]
         captions += ["change"]
     return picture_grid(grid, captions=captions)
 

@@ -176,9 +176,7 @@ class Judge:
         return cls(net, mean_m, spread_m, report, config, facts["size_px"])
 
 
-def fit_judge(
-    train: TruePairs, held_out: TruePairs, *, seed: int, config: JudgeConfig | None = None
-) -> Judge:
+def fit_judge(train: TruePairs, held_out: TruePairs, *, seed: int, config: JudgeConfig | None = None) -> Judge:
     """Fit the judge on `train` and report on `held_out`, whose clips must be others.
 
     A pure function of the pairs, the seed and the number of threads. Engineering.
@@ -202,9 +200,7 @@ def fit_judge(
     return judge
 
 
-def _fit(
-    net: JudgeNet, train: TruePairs, target: Tensor, seed: int, config: JudgeConfig
-) -> dict[str, Tensor]:
+def _fit(net: JudgeNet, train: TruePairs, target: Tensor, seed: int, config: JudgeConfig) -> dict[str, Tensor]:
     """The moving average of the weights over the training."""
     optimizer = torch.optim.AdamW(net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=config.steps)

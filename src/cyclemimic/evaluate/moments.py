@@ -34,8 +34,7 @@ class Pairs:
     def take(self, index: Int64) -> Self:
         """The pairs that `index` names, in its order."""
         arrays = {
-            name: value[index] if isinstance(value, np.ndarray) else value
-            for name, value in self.__dict__.items()
+            name: value[index] if isinstance(value, np.ndarray) else value for name, value in self.__dict__.items()
         }
         return type(self)(**arrays)
 

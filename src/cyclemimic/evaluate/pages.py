@@ -69,9 +69,7 @@ def headline_section(summary: Summary) -> Section:
     return Section(title="At a glance", warning=warning, tables=[Table(head=["", "value"], rows=rows)])
 
 
-def success_section(
-    success: Mapping[str, SuccessRow], per_skill: Mapping[str, RolloutResult] | None = None
-) -> Section:
+def success_section(success: Mapping[str, SuccessRow], per_skill: Mapping[str, RolloutResult] | None = None) -> Section:
     """Success rates with intervals; the policy's own controls stand back."""
     names = list(success)
     table = Table(
@@ -88,9 +86,7 @@ def success_section(
         rows = []
         for name, result in per_skill.items():
             parts = result.per_skill()
-            rows.append(
-                [name.replace("_", " "), *(f"{parts[s].rate:.0%}" if s in parts else "-" for s in skills)]
-            )
+            rows.append([name.replace("_", " "), *(f"{parts[s].rate:.0%}" if s in parts else "-" for s in skills)])
         tables.append(Table(head=["rate by skill", *(s.replace("_", " ") for s in skills)], rows=rows))
     return Section(
         title="Success in closed loop",
@@ -152,9 +148,7 @@ def objective_section(summary: Summary) -> Section:
     )
 
 
-def curves_section(
-    runs: Mapping[str, Sequence[Mapping[str, float]]], keys: Sequence[str] = CURVES
-) -> Section:
+def curves_section(runs: Mapping[str, Sequence[Mapping[str, float]]], keys: Sequence[str] = CURVES) -> Section:
     """Training curves of the runs."""
     png = training_curves(runs, keys)
     return Section(title="Training", pictures=[Picture(png=png, caption="Figures over updates, as logged.")])
@@ -172,9 +166,7 @@ def codes_section(tokenizers: Mapping[str, LatentActionModel], test: Pairs) -> S
     return Section(title="Use of the codebook by body", pictures=pictures)
 
 
-def transfer_section(
-    tokenizers: Mapping[str, LatentActionModel], test: Pairs, *, seed: int, count: int = 8
-) -> Section:
+def transfer_section(tokenizers: Mapping[str, LatentActionModel], test: Pairs, *, seed: int, count: int = 8) -> Section:
     """The same transfers drawn by each tokenizer."""
     pictures = [
         Picture(png=transfer_sheet(transfer_rows(model, test, seed=seed, count=count)), caption=name)
@@ -264,9 +256,7 @@ def _commit() -> str | None:
     return commit and commit + ("+" if git("status", "--porcelain", "--", ".") else "")
 
 
-def provenance_section(
-    config: Mapping[str, Any], seeds: Mapping[str, int], machine: Machine | None = None
-) -> Section:
+def provenance_section(config: Mapping[str, Any], seeds: Mapping[str, int], machine: Machine | None = None) -> Section:
     """Seeds, machine, versions and the whole configuration."""
     machine = machine or this_machine()
     rows = [

@@ -149,9 +149,7 @@ def plan_transfers(
     return TransferPlan(source=table[:, 0], target=table[:, 1])
 
 
-def _stays_inside(
-    test: TruePairs, source: int, possible: Int64
-) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def _stays_inside(test: TruePairs, source: int, possible: Int64) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     """Which of the possible targets keep the tip within the range of its body's positions."""
     if test.position_m is None:
         return np.ones(len(possible), np.bool_)
@@ -238,9 +236,7 @@ def measure_quality(
 
     cross = plan_transfers(test, sources=seen, targets=seen, same_body=False, limit=transfers, seed=seed)
     within = plan_transfers(test, sources=seen, targets=seen, same_body=True, limit=transfers // 2, seed=seed)
-    beyond = plan_transfers(
-        test, sources=unseen, targets=seen, same_body=False, limit=transfers // 2, seed=seed
-    )
+    beyond = plan_transfers(test, sources=unseen, targets=seen, same_body=False, limit=transfers // 2, seed=seed)
     # Frames generated across bodies serve twice: the judge reads the motion, and E is asked for the codes.
     crossing = cross if len(cross) else within
     drawn = torch.from_numpy(codes[crossing.source])

@@ -55,9 +55,7 @@ def save_rollouts(folder: Path, name: str, result: RolloutResult) -> None:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **films)  # type: ignore[arg-type]
     write_atomically(folder / f"{name}.npz", buffer.getvalue())
-    rows = [
-        {**asdict(o.task), "success": o.success, "steps": o.steps, "error": o.error} for o in result.outcomes
-    ]
+    rows = [{**asdict(o.task), "success": o.success, "steps": o.steps, "error": o.error} for o in result.outcomes]
     skills = {skill: asdict(row) for skill, row in result.per_skill().items()}
     write_json(folder / f"{name}.json", {"all": asdict(result.row()), "skills": skills, "episodes": rows})
 

@@ -67,10 +67,7 @@ class Picture:
         """As HTML, the picture inside."""
         data = base64.b64encode(self.png).decode()
         text = html.escape(self.caption, quote=True)
-        return (
-            f'<figure><img alt="{text}" src="data:image/png;base64,{data}">'
-            f"<figcaption>{text}</figcaption></figure>"
-        )
+        return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'
 
 
 @dataclass(frozen=True, kw_only=True)

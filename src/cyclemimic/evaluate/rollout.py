@@ -159,9 +159,7 @@ def _first_of_each_skill(tasks: Sequence[Task], count: int) -> frozenset[int]:
     return frozenset(i for places in kept.values() for i in places[:count])
 
 
-def _start(
-    slot: _Slot, number: int, task: Task, filmed: frozenset[int], outcomes: dict[int, EpisodeOutcome]
-) -> None:
+def _start(slot: _Slot, number: int, task: Task, filmed: frozenset[int], outcomes: dict[int, EpisodeOutcome]) -> None:
     slot.number, slot.task, slot.steps = number, task, 0
     slot.film = [] if number in filmed else None
     try:
@@ -214,16 +212,12 @@ def _play(slot: _Slot, actions: Float32, outcomes: dict[int, EpisodeOutcome]) ->
             return
 
 
-def _finish(
-    slot: _Slot, outcomes: dict[int, EpisodeOutcome], *, success: bool, error: str | None = None
-) -> None:
+def _finish(slot: _Slot, outcomes: dict[int, EpisodeOutcome], *, success: bool, error: str | None = None) -> None:
     assert slot.task is not None
     film = None
     if slot.film is not None and slot.observation is not None:
         film = np.stack([*slot.film, _picture(slot)])
-    outcomes[slot.number] = EpisodeOutcome(
-        task=slot.task, success=success, steps=slot.steps, error=error, film=film
-    )
+    outcomes[slot.number] = EpisodeOutcome(task=slot.task, success=success, steps=slot.steps, error=error, film=film)
     slot.task, slot.observation, slot.film = None, None, None
 
 

@@ -93,10 +93,7 @@ def transfer_sheet(rows: Sequence[SheetRow], *, scale: int = 3) -> bytes:
     """Rows of source now, source later, target frame, generated frame and its change, doubled around grey."""
     if not rows:
         raise InputError("transfer_sheet", expected="at least one row", got="none", remedy="Draw more pairs.")
-    grid = [
-        [r.source_now, r.source_later, r.target, r.generated, signed_change(r.target, r.generated)]
-        for r in rows
-    ]
+    grid = [[r.source_now, r.source_later, r.target, r.generated, signed_change(r.target, r.generated)] for r in rows]
     return picture_grid(grid, captions=[r.caption for r in rows], columns=COLUMNS, scale=scale)
 
 
@@ -161,9 +158,7 @@ def codebook_use(codes: Int64, bodies: Sequence[str], body: Int64, num_codes: in
         axis.spines[["top", "right"]].set_visible(False)
     axes[-1].set_xticks(range(num_codes))
     axes[-1].set_xlabel("code")
-    figure.legend(
-        *axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(bodies), frameon=False
-    )
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(bodies), frameon=False)
     return _drawn(figure)
 
 
@@ -208,9 +203,7 @@ def training_curves(
         axis.grid(alpha=0.25)
     for axis in panels[len(known) :]:
         axis.set_visible(False)
-    lines = {
-        label: line for axis in panels for line, label in zip(*axis.get_legend_handles_labels(), strict=True)
-    }
+    lines = {label: line for axis in panels for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(
         list(lines.values()), list(lines), loc="outside upper center", ncols=max(1, len(lines)), frameon=False
     )

@@ -40,9 +40,7 @@ def wilson(successes: int, n: int, z: float = 1.959963984540054) -> tuple[float,
         InputError: not 0 <= successes <= n.
     """
     if not 0 <= successes <= n:
-        raise InputError(
-            "wilson", expected="0 <= successes <= n", got=f"{successes} of {n}", remedy="Count again."
-        )
+        raise InputError("wilson", expected="0 <= successes <= n", got=f"{successes} of {n}", remedy="Count again.")
     if n == 0:
         return 0.0, 1.0
     share = successes / n

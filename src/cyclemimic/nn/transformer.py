@@ -29,9 +29,7 @@ class SpatialAttention(nn.Module):
             query, key, value = self.qkv(x).view(batch, tokens, 3, *heads).permute(2, 0, 3, 1, 4)
         else:
             weight, bias = self.qkv.weight, self.qkv.bias
-            query = (
-                F.linear(x[:, :read], weight[:width], bias[:width]).view(batch, read, *heads).transpose(1, 2)
-            )
+            query = F.linear(x[:, :read], weight[:width], bias[:width]).view(batch, read, *heads).transpose(1, 2)
             pair = F.linear(x, weight[width:], bias[width:]).view(batch, tokens, 2, *heads)
             key, value = pair.permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(query, key, value)

@@ -50,9 +50,7 @@ class Backbone(Protocol):
     width: int
     map_channels: int
 
-    def __call__(
-        self, observation: ObservationBatch, codes: Tensor, blind: Tensor | None = None
-    ) -> BackboneOutput:
+    def __call__(self, observation: ObservationBatch, codes: Tensor, blind: Tensor | None = None) -> BackboneOutput:
         """Teacher-forced pass with `codes` [B, L]; where `blind` [B] is True, ACT does not see the latent tokens."""
         ...
 

@@ -21,9 +21,7 @@ class LatentPolicy(nn.Module):
         self.backbone = backbone
         self.num_codes, self.num_tokens = num_codes, num_tokens
 
-    def forward(
-        self, observation: ObservationBatch, codes: Tensor, blind: Tensor | None = None
-    ) -> BackboneOutput:
+    def forward(self, observation: ObservationBatch, codes: Tensor, blind: Tensor | None = None) -> BackboneOutput:
         """Teacher-forced states; see `PrismaticBackbone.forward`."""
         return self.backbone(observation, codes, blind)  # type: ignore[no-any-return]
 
@@ -34,9 +32,7 @@ class LatentPolicy(nn.Module):
 
     def generate(self, observation: ObservationBatch) -> tuple[Tensor, BackboneOutput]:
         """Greedy and deterministic: codes [B, L] and the states behind them. Only latent tokens can be chosen."""
-        return self.backbone.decode(
-            observation, self.num_tokens, lambda state: self.code_logits(state).argmax(-1)
-        )
+        return self.backbone.decode(observation, self.num_tokens, lambda state: self.code_logits(state).argmax(-1))
 
     def latent_loss(self, slots: Tensor, codes: Tensor) -> Tensor:
         """Mean negative log-likelihood of the latent tokens over the *whole* vocabulary, nats per token (paper 1.3)."""

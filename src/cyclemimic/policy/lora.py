@@ -25,9 +25,7 @@ def adapted_layers(network: PolicyNetwork) -> list[str]:
     return [
         name
         for name, module in network.named_modules()
-        if name.startswith(ADAPTED)
-        and not name.endswith(OUTPUT_LAYER)
-        and isinstance(module, nn.Linear | nn.Conv2d)
+        if name.startswith(ADAPTED) and not name.endswith(OUTPUT_LAYER) and isinstance(module, nn.Linear | nn.Conv2d)
     ]
 
 
@@ -36,9 +34,7 @@ def apply_lora(network: PolicyNetwork, *, rank: int, alpha: float, seed: int) ->
 
     The policy computes the same as before until the first update, since one factor of each adapter starts at zero.
     """
-    config = LoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=adapted_layers(network), bias="none"
-    )
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=adapted_layers(network), bias="none")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(entropy_for(seed, 0, "lora-weights"))
         inject_adapter_in_model(config, network)  # freezes all but the adapters
@@ -49,9 +45,7 @@ def apply_lora(network: PolicyNetwork, *, rank: int, alpha: float, seed: int) ->
 
 def merge_lora(network: PolicyNetwork) -> None:
     """Add the adapters to the weights they adapt and take them out, in place: acting costs what it did before."""
-    layers = [
-        (name, module) for name, module in network.named_modules() if isinstance(module, BaseTunerLayer)
-    ]
+    layers = [(name, module) for name, module in network.named_modules() if isinstance(module, BaseTunerLayer)]
     for name, layer in layers:
         layer.merge()
         parent, _, child = name.rpartition(".")
@@ -77,9 +71,7 @@ def load_adapters(path: Path, network: PolicyNetwork) -> None:
     tensors, _ = load_tensors(path)
     own: Mapping[str, Tensor] = trained_tensors(network)
     differing = sorted(
-        n
-        for n in set(own) | set(tensors)
-        if n not in own or n not in tensors or own[n].shape != tensors[n].shape
+        n for n in set(own) | set(tensors) if n not in own or n not in tensors or own[n].shape != tensors[n].shape
     )
     if differing:
         raise InputError(

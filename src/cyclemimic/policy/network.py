@@ -86,9 +86,7 @@ class PretrainHead(nn.Module):
         super().__init__()
         head = spec.config.head
         self.reader = SteeredReader(head, state_width=backbone.width, map_channels=backbone.map_channels)
-        self.readout = CodeReadout(
-            head.hidden, num_codes=spec.vocabulary.num_codes, num_tokens=spec.num_tokens
-        )
+        self.readout = CodeReadout(head.hidden, num_codes=spec.vocabulary.num_codes, num_tokens=spec.num_tokens)
 
     def forward(self, output: BackboneOutput) -> Tensor:
         """Logits [B, L, K] of the codes from what the reader sees."""
@@ -109,9 +107,7 @@ class PretrainNetwork(nn.Module):
 
         The ACT query is blind to the latent tokens here: it would otherwise hand the head the very codes it must find.
         """
-        output = self.latent(
-            observation, codes, torch.ones(len(codes), dtype=torch.bool, device=codes.device)
-        )
+        output = self.latent(observation, codes, torch.ones(len(codes), dtype=torch.bool, device=codes.device))
         return output, self.head(output)
 
 
@@ -163,9 +159,7 @@ def load_pretrained(network: PolicyNetwork, tensors: Mapping[str, Tensor]) -> No
     kept = {name: value for name, value in tensors.items() if name.startswith(("latent.", READER))}
     own = network.state_dict()
     wanted = {name for name in own if name.startswith(("latent.", READER))}
-    differing = sorted(
-        n for n in wanted | set(kept) if n not in own or n not in kept or own[n].shape != kept[n].shape
-    )
+    differing = sorted(n for n in wanted | set(kept) if n not in own or n not in kept or own[n].shape != kept[n].shape)
     if differing:
         raise InputError(
             "pre-trained weights",

@@ -131,9 +131,7 @@ class LatentActionPolicy:
         body = self.body.proprioception
         state = None
         if body is not None:
-            state = torch.from_numpy(body.normalize(np.stack([self._state(o) for o in observations]))).to(
-                device
-            )
+            state = torch.from_numpy(body.normalize(np.stack([self._state(o) for o in observations]))).to(device)
         return ObservationBatch(
             images=images,
             words=torch.from_numpy(words).to(device),

@@ -53,9 +53,7 @@ class PrismaticBackbone(nn.Module):
         self.map_channels: int = self.tower.map_channels
         self.language = build_language(config, len(vocabulary))
 
-    def forward(
-        self, observation: ObservationBatch, codes: Tensor, blind: Tensor | None = None
-    ) -> BackboneOutput:
+    def forward(self, observation: ObservationBatch, codes: Tensor, blind: Tensor | None = None) -> BackboneOutput:
         """Teacher-forced pass.
 
         Args:
@@ -106,9 +104,7 @@ class PrismaticBackbone(nn.Module):
             else:
                 ids = torch.full_like(chosen[-1], self.act_id)
             valid = torch.cat([valid, valid.new_ones(len(valid), 1)], 1)
-            state = self._run(
-                self._embed(ids[:, None]), valid[:, None, None, :], positions(valid)[:, -1:], cache
-            )[:, 0]
+            state = self._run(self._embed(ids[:, None]), valid[:, None, None, :], positions(valid)[:, -1:], cache)[:, 0]
             latents.append(state)
             slots.append(state)
         act = latents.pop()

@@ -58,9 +58,7 @@ class Vocabulary:
             )
 
     @classmethod
-    def build(
-        cls, sentences: Iterable[str | None], *, num_codes: int, neutral: str = NEUTRAL_PROMPT
-    ) -> Vocabulary:
+    def build(cls, sentences: Iterable[str | None], *, num_codes: int, neutral: str = NEUTRAL_PROMPT) -> Vocabulary:
         """The vocabulary of `sentences` and of the neutral prompt; independent of their order."""
         known = set(split_words(neutral))
         for sentence in sentences:
@@ -127,6 +125,4 @@ class Vocabulary:
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> Vocabulary:
         """Undo `to_json`."""
-        return cls(
-            words=tuple(found["words"]), num_codes=int(found["num_codes"]), neutral=str(found["neutral"])
-        )
+        return cls(words=tuple(found["words"]), num_codes=int(found["num_codes"]), neutral=str(found["neutral"]))

@@ -142,9 +142,7 @@ def read_json(path: Path | str) -> dict[str, Any]:
             path, expected="valid JSON", got=str(error), remedy="The file is damaged; make it again."
         ) from None
     if not isinstance(value, dict):
-        raise InputError(
-            path, expected="a JSON object", got=type(value).__name__, remedy="Is this the right file?"
-        )
+        raise InputError(path, expected="a JSON object", got=type(value).__name__, remedy="Is this the right file?")
     return value
 
 

@@ -274,9 +274,7 @@ class FrameCacheWriter:
         with part.open("ab") as handle:
             handle.truncate(kept_bytes)
         rows = [json.dumps(_clip_to_json(c), ensure_ascii=False) for c in self._clips]
-        rows += [
-            json.dumps({"skipped": s.name, "reason": s.reason}, ensure_ascii=False) for s in self._skipped
-        ]
+        rows += [json.dumps({"skipped": s.name, "reason": s.reason}, ensure_ascii=False) for s in self._skipped]
         journal.write_text("\n".join([self._header, *rows]) + "\n", encoding="utf-8")
 
 

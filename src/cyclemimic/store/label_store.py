@@ -87,9 +87,7 @@ class LabelStoreWriter:
         num_shards: how many shards make the store whole; None if unknown (then `finish` says it).
     """
 
-    def __init__(
-        self, folder: Path | str, provenance: LabelProvenance, num_shards: int | None = None
-    ) -> None:
+    def __init__(self, folder: Path | str, provenance: LabelProvenance, num_shards: int | None = None) -> None:
         self.folder, self.provenance = Path(folder), provenance
         self.folder.mkdir(parents=True, exist_ok=True)
         manifest = self.folder / MANIFEST

@@ -56,9 +56,7 @@ def load_tensors(path: Path | str, device: str = "cpu") -> tuple[dict[str, Tenso
             remedy="The file is cut short or of another format; copy or make it again.",
         ) from None
     # Copies: a tensor backed by the file would change or crash if somebody overwrote it in place.
-    return {
-        name: tensors[name].clone(memory_format=torch.contiguous_format) for name in sorted(tensors)
-    }, metadata
+    return {name: tensors[name].clone(memory_format=torch.contiguous_format) for name in sorted(tensors)}, metadata
 
 
 def _sort_metadata(path: Path) -> None:

@@ -171,9 +171,7 @@ def critic_loss(critic: Discriminator, terms: Terms, form: AdversarialForm) -> T
 
 def gradient_norms(tokenizer: LatentActionTokenizer, terms: Terms) -> dict[str, Tensor]:
     """Norm of each weighted term's gradient on E (backbone included) and on D: says which term teaches whom."""
-    reader = [tokenizer.backbone, tokenizer.encoder] + (
-        [tokenizer.change] if tokenizer.change is not None else []
-    )
+    reader = [tokenizer.backbone, tokenizer.encoder] + ([tokenizer.change] if tokenizer.change is not None else [])
     parts: dict[str, list[nn.Module]] = {"encoder": reader, "decoder": [tokenizer.decoder]}
     norms = {}
     for name, loss in terms.losses.items():
@@ -185,7 +183,5 @@ def gradient_norms(tokenizer: LatentActionTokenizer, terms: Terms) -> dict[str, 
                 terms.weights[name] * loss, parameters, retain_graph=True, allow_unused=True
             )
             squares = [g.square().sum() for g in gradients if g is not None]
-            norms[f"gradient.{name}.{part}"] = (
-                torch.stack(squares).sum().sqrt() if squares else torch.zeros(())
-            )
+            norms[f"gradient.{name}.{part}"] = torch.stack(squares).sum().sqrt() if squares else torch.zeros(())
     return norms

@@ -69,9 +69,7 @@ class VectorQuantizer(nn.Module):
     def distances(self, embedding: Tensor) -> Tensor:
         """d(z^e, e_k), Euclidean: [B, L, D] -> [B, L, K]. The codebook is a buffer and gets no gradient."""
         squared = (
-            embedding.square().sum(-1, keepdim=True)
-            + self.codebook.square().sum(-1)
-            - 2 * embedding @ self.codebook.T
+            embedding.square().sum(-1, keepdim=True) + self.codebook.square().sum(-1) - 2 * embedding @ self.codebook.T
         )
         return squared.clamp_min(1e-12).sqrt()
 
@@ -100,9 +98,7 @@ class VectorQuantizer(nn.Module):
             donors = flat[torch.randint(len(flat), (len(dead),), generator=generator)]
             self.cluster_sum[dead], self.cluster_size[dead] = donors, 1.0
             self.unused_steps[dead] = 0
-        self.codebook.copy_(
-            F.normalize(self.cluster_sum / self.cluster_size.clamp_min(1e-3)[:, None], dim=-1)
-        )
+        self.codebook.copy_(F.normalize(self.cluster_sum / self.cluster_size.clamp_min(1e-3)[:, None], dim=-1))
         return dead
 
 

@@ -94,15 +94,11 @@ class LatentActionTokenizer(nn.Module):
             change = features - self.backbone(now)
             if self.config.change == "none":
                 change = change - change
-        return self.quantizer.on_sphere(
-            self.encoder.read(stream, features, change), batch_statistics=batch_statistics
-        )
+        return self.quantizer.on_sphere(self.encoder.read(stream, features, change), batch_statistics=batch_statistics)
 
     def encode(self, now: Tensor, later: Tensor) -> LatentBatch:
         """The latent actions of B pairs, [B, 3, H, W] each."""
-        latent: LatentBatch = self.quantizer(
-            self.read(self.watch(now), now, later, batch_statistics=self.training)
-        )
+        latent: LatentBatch = self.quantizer(self.read(self.watch(now), now, later, batch_statistics=self.training))
         return latent
 
     def decode(self, now: Tensor, vectors: Tensor) -> Decoded:

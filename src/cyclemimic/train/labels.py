@@ -58,7 +58,5 @@ def label_cache(
             progress.update(done)
         clip, frame, codes_found, margins = (np.concatenate(column) for column in zip(*parts, strict=True))
         names = tuple(loader.clips[i].name for i in clip)
-        writer.write(
-            shard, LabelRows(clip=names, frame=frame.astype(np.int32), codes=codes_found, margin=margins)
-        )
+        writer.write(shard, LabelRows(clip=names, frame=frame.astype(np.int32), codes=codes_found, margin=margins))
     return LabelStore.open(folder)

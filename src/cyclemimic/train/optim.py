@@ -26,9 +26,7 @@ def warm_cosine(step: int, *, steps: int, warmup: int, final: float = 0.1) -> fl
     if step < warmup:
         return (step + 1) / warmup
     progress = min(1.0, (step - warmup) / max(1, steps - warmup))
-    return final + (1 - final) * 0.5 * (
-        1 + float(torch.cos(torch.tensor(progress * torch.pi, dtype=torch.float64)))
-    )
+    return final + (1 - final) * 0.5 * (1 + float(torch.cos(torch.tensor(progress * torch.pi, dtype=torch.float64))))
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
@@ -65,9 +63,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, prefix: str) -> dict[str
     return tensors
 
 
-def load_optimizer_tensors(
-    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], prefix: str
-) -> None:
+def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], prefix: str) -> None:
     """Undo `optimizer_tensors`."""
     for index, parameter in enumerate(ordered_parameters(optimizer)):
         start = f"{prefix}.{index}."

@@ -68,9 +68,7 @@ class TokenizerStage:
         torch.manual_seed(entropy_for(config.seed, 0, "tokenizer/initialisation"))
         self.config, self.loader = config, loader
         self.tokenizer = LatentActionTokenizer(config.tokenizer).train()
-        self.optimizer = adamw(
-            self.tokenizer, learning_rate=config.learning_rate, weight_decay=config.weight_decay
-        )
+        self.optimizer = adamw(self.tokenizer, learning_rate=config.learning_rate, weight_decay=config.weight_decay)
         self.critic: Discriminator | None = None
         self.buffer: LatentActionBuffer | None = None
         if config.objective.objective == "ac3":
@@ -96,15 +94,9 @@ class TokenizerStage:
         """One update of the tokenizer, then one of its critic."""
         config = self.config
         arrays = self.loader.batch(config.first_batch + step)
-        batch = PairBatch(
-            now=pixels(arrays.now), later=pixels(arrays.later), body=torch.from_numpy(arrays.body)
-        )
-        generator = torch.Generator().manual_seed(
-            entropy_for(config.seed, config.first_batch + step, "tokenizer/step")
-        )
-        terms = tokenizer_terms(
-            self.tokenizer, self.critic, self.buffer, batch, config.objective, step, generator
-        )
+        batch = PairBatch(now=pixels(arrays.now), later=pixels(arrays.later), body=torch.from_numpy(arrays.body))
+        generator = torch.Generator().manual_seed(entropy_for(config.seed, config.first_batch + step, "tokenizer/step"))
+        terms = tokenizer_terms(self.tokenizer, self.critic, self.buffer, batch, config.objective, step, generator)
         figures: dict[str, Tensor] = dict(terms.losses)
         if (step + 1) % config.gradient_norms_every == 0 or step + 1 == config.steps:
             figures |= gradient_norms(self.tokenizer, terms)
@@ -128,14 +120,10 @@ class TokenizerStage:
 
     def state(self) -> dict[str, Tensor]:
         """Weights, codebook, buffer, both optimisers, counters."""
-        tensors = with_prefix(self.tokenizer.state_dict(), "tokenizer") | optimizer_tensors(
-            self.optimizer, "optimizer"
-        )
+        tensors = with_prefix(self.tokenizer.state_dict(), "tokenizer") | optimizer_tensors(self.optimizer, "optimizer")
         tensors |= with_prefix(self.on_steps, "on_steps")
         if self.critic is not None and self.buffer is not None:
-            tensors |= with_prefix(self.critic.state_dict(), "critic") | with_prefix(
-                self.buffer.state_dict(), "buffer"
-            )
+            tensors |= with_prefix(self.critic.state_dict(), "critic") | with_prefix(self.buffer.state_dict(), "buffer")
             tensors |= optimizer_tensors(self.critic_optimizer, "critic_optimizer")
         return tensors
 
@@ -179,9 +167,7 @@ def train_tokenizer(
         samples_per_step=config.batch_size,
     )
     on_steps = {name: int(count) for name, count in stage.on_steps.items()}
-    stage.tokenizer.save(
-        run_dir, {"gap_s": config.gap_s, "on_steps": on_steps, "bodies": list(loader.bodies)}
-    )
+    stage.tokenizer.save(run_dir, {"gap_s": config.gap_s, "on_steps": on_steps, "bodies": list(loader.bodies)})
     return run_dir
 
 

@@ -80,9 +80,7 @@ class PretrainData:
 
     def subset(self, index: Int64) -> PretrainData:
         """The same data, moments `index` only."""
-        columns = {
-            name: getattr(self, name)[index] for name in ("cache", "frame", "sentence", "codes", "body")
-        }
+        columns = {name: getattr(self, name)[index] for name in ("cache", "frame", "sentence", "codes", "body")}
         rest = {name: getattr(self, name) for name in ("images", "sentences", "bodies", "num_codes")}
         return PretrainData(**columns, **rest)
 
@@ -129,9 +127,7 @@ def pretrain_data(caches: Sequence[FrameCache], labels: LabelStore | Sequence[La
             constants = [np.full(len(frames), value, np.int64) for value in (number, said, body)]
             columns.append((*constants, frames.astype(np.int64) + offset, codes))
     if not columns:
-        raise InputError(
-            "pretrain data", expected="labelled clips", got="none", remedy="Run `cyclemimic label` first."
-        )
+        raise InputError("pretrain data", expected="labelled clips", got="none", remedy="Run `cyclemimic label` first.")
     where, said_all, body_all, frame_all, codes_all = (np.concatenate(c) for c in zip(*columns, strict=True))
     return PretrainData(
         images=tuple(cache.frames for cache in caches),
@@ -240,6 +236,4 @@ class PretrainStage:
         """Moments [B]: a body uniformly, then one of its moments."""
         bodies = rng.integers(len(self._moments), size=self.config.batch)
         share = rng.random(self.config.batch)
-        return np.array(
-            [self._moments[b][int(s * len(self._moments[b]))] for b, s in zip(bodies, share, strict=True)]
-        )
+        return np.array([self._moments[b][int(s * len(self._moments[b]))] for b, s in zip(bodies, share, strict=True)])

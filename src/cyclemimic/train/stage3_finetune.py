@@ -95,9 +95,7 @@ def demonstration_data(
         InputError: an episode lacks actions or an action space, differs in it, or has no labels.
     """
     if not episodes:
-        raise InputError(
-            "demonstrations", expected="at least one episode", got="none", remedy="Film or name some."
-        )
+        raise InputError("demonstrations", expected="at least one episode", got="none", remedy="Film or name some.")
     space = _common_space(episodes)
     sentences: dict[str | None, int] = {}
     images, said, codes, chunks, masks, states, ends = [], [], [], [], [], [], []
@@ -297,17 +295,11 @@ def _common_space(episodes: Sequence[Episode]) -> ActionSpace:
     """The action space that all episodes share."""
     first = episodes[0]
     for episode in episodes:
-        if (
-            episode.actions is None
-            or episode.action_space is None
-            or episode.action_space != first.action_space
-        ):
+        if episode.actions is None or episode.action_space is None or episode.action_space != first.action_space:
             raise InputError(
                 f"episode {episode.info.name!r}",
                 expected="actions in the action space of the other demonstrations",
-                got="none"
-                if episode.actions is None
-                else str(episode.action_space and episode.action_space.name),
+                got="none" if episode.actions is None else str(episode.action_space and episode.action_space.name),
                 remedy="Fine-tune on the demonstrations of one body.",
             )
     assert first.action_space is not None

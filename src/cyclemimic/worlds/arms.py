@@ -92,9 +92,7 @@ class _Rig:
         before = data.ctrl.copy()
         after = np.empty_like(before)
         after[:joints] = self.ik.solve(target[:3], target[3], before[:joints])
-        after[joints:] = (
-            target[4] * (FINGER_TRAVEL_M + 0.01) - 0.01
-        )  # closed squeezes by 1 cm: that is the grip
+        after[joints:] = target[4] * (FINGER_TRAVEL_M + 0.01) - 0.01  # closed squeezes by 1 cm: that is the grip
         for ramp in range(1, _RAMPS + 1):
             data.ctrl[:] = before + (after - before) * (ramp / _RAMPS)
             mujoco.mj_step(self.model, data, nstep=_SUBSTEPS)
@@ -244,9 +242,7 @@ class ArmsWorld:
 
     def _running(self) -> Task:
         if self._task is None:
-            raise InputError(
-                "ArmsWorld", expected="a running task", got="none", remedy="Call reset(task) first."
-            )
+            raise InputError("ArmsWorld", expected="a running task", got="none", remedy="Call reset(task) first.")
         return self._task
 
     def _observe(self) -> Observation:

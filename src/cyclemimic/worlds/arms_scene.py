@@ -64,9 +64,7 @@ BODIES: dict[str, Body] = {
             'type="cylinder" size=".05 .08" pos="0 0 .12"',
         ),
         links=(
-            Link(
-                axis="0 0 1", offset_m=(0, 0, 0.22), limits=(-2.6, 2.6), shapes=('type="sphere" size=".058"',)
-            ),
+            Link(axis="0 0 1", offset_m=(0, 0, 0.22), limits=(-2.6, 2.6), shapes=('type="sphere" size=".058"',)),
             Link(
                 axis="0 1 0",
                 offset_m=(0, 0, 0.03),

@@ -110,9 +110,7 @@ def instruction_for(skill: str, colour: str) -> str:
     """The sentence of a skill about the cube of that colour. Raises InputError for unknown words."""
     spec = find_skill(skill)
     if colour not in COLOURS:
-        raise InputError(
-            "colour", expected="a cube's colour", got=repr(colour), remedy=did_you_mean(colour, COLOURS)
-        )
+        raise InputError("colour", expected="a cube's colour", got=repr(colour), remedy=did_you_mean(colour, COLOURS))
     return spec.sentence.format(colour=colour)
 
 

@@ -20,9 +20,7 @@ def check_task(task: Task, world: World) -> None:
                 remedy=did_you_mean(word, known),
             )
     if isinstance(task.seed, bool) or not isinstance(task.seed, int | np.integer) or task.seed < 0:
-        raise InputError(
-            "Task.seed", expected="an integer >= 0", got=repr(task.seed), remedy="Count seeds from 0."
-        )
+        raise InputError("Task.seed", expected="an integer >= 0", got=repr(task.seed), remedy="Count seeds from 0.")
 
 
 def clipped(action: Float32, space: ActionSpace) -> NDArray[np.float64]:

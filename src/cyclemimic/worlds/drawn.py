@@ -61,9 +61,7 @@ class _Canvas:
 
     def __init__(self, size_px: int) -> None:
         place = TABLE_HALF_M * (1 - (np.arange(size_px) + 0.5) / size_px * 2)
-        x, y = np.meshgrid(
-            place, place, indexing="ij"
-        )  # rows from the top: x falls; columns from the left: y falls
+        x, y = np.meshgrid(place, place, indexing="ij")  # rows from the top: x falls; columns from the left: y falls
         self._x, self._y = x.astype(np.float32), y.astype(np.float32)
         self._empty = np.empty((size_px, size_px, 3), np.uint8)
         self._empty[:] = np.array(_TABLE_RGB) * 255
@@ -192,15 +190,11 @@ class DrawnWorld:
 
     def _running(self) -> Task:
         if self._task is None:
-            raise InputError(
-                "DrawnWorld", expected="a running task", got="none", remedy="Call reset(task) first."
-            )
+            raise InputError("DrawnWorld", expected="a running task", got="none", remedy="Call reset(task) first.")
         return self._task
 
     def _towards(self, goal: Floats, opening: float) -> Float32:
-        return clipped(np.array([*(goal - self._hand), opening], np.float32), self.action_space).astype(
-            np.float32
-        )
+        return clipped(np.array([*(goal - self._hand), opening], np.float32), self.action_space).astype(np.float32)
 
     def _push_discs(self) -> None:
         for disc in self._discs:

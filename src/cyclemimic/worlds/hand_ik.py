@@ -47,9 +47,7 @@ class HandIK:
             mujoco.mj_kinematics(self._model, scratch)
             mujoco.mj_comPos(self._model, scratch)
             mujoco.mj_jacSite(self._model, scratch, jacobian[:3], jacobian[3:], self._site)
-            spin = (
-                wanted @ scratch.site_xmat[self._site].reshape(3, 3).T
-            )  # sin(angle) * axis, in its skew part
+            spin = wanted @ scratch.site_xmat[self._site].reshape(3, 3).T  # sin(angle) * axis, in its skew part
             error[:3] = tip_m - scratch.site_xpos[self._site]
             error[3:] = spin[2, 1] - spin[1, 2], spin[0, 2] - spin[2, 0], spin[1, 0] - spin[0, 1]
             error[3:] *= 0.5 * _ROTATION_WEIGHT_M

@@ -102,9 +102,7 @@ def space_from_json(value: dict[str, Any], where: Path) -> ActionSpace:
         return ActionSpace(name=str(value["name"]), axes=axes, rate_hz=float(value["rate_hz"]))
     except (KeyError, TypeError) as error:
         remedy = "The file is damaged; film again."
-        raise InputError(
-            where, expected="an action space", got=f"a fault at {error}", remedy=remedy
-        ) from None
+        raise InputError(where, expected="an action space", got=f"a fault at {error}", remedy=remedy) from None
 
 
 def film(

@@ -118,9 +118,7 @@ def _handle_xy(view: View) -> Floats:
 def _open_drawer(view: View) -> Goal:
     """Hook closed fingers behind the handle and pull towards the camera."""
     gap = _handle_xy(view) + (HANDLE_OFFSET_M / 2, 0.0)
-    hooked = (
-        view.tip_m[2] < 0.045 and abs(view.tip_m[1] - gap[1]) < 0.03 and abs(view.tip_m[0] - gap[0]) < 0.022
-    )
+    hooked = view.tip_m[2] < 0.045 and abs(view.tip_m[1] - gap[1]) < 0.03 and abs(view.tip_m[0] - gap[0]) < 0.022
     if hooked:
         return Goal(tip_m=view.target_m - (0.025, 0.0, 0.0), opening=0.0)
     return _come_down_at(view, gap, 0.03, 0.0, travel_m=0.09)
@@ -165,8 +163,6 @@ def expert_action(skill: str, view: View, seed: int) -> Float32:
     goal = rule(view)
     high = ARMS_ACTION_SPACE.high
     move = goal.tip_m - view.target_m
-    move *= min(
-        1.0, float(high[0]) / max(float(np.abs(move).max()), 1e-9)
-    )  # shorter, but in the same direction
+    move *= min(1.0, float(high[0]) / max(float(np.abs(move).max()), 1e-9))  # shorter, but in the same direction
     turn = np.clip(goal.yaw_rad - view.target_yaw_rad, -high[3], high[3])
     return np.array([*move, turn, goal.opening], np.float32)
