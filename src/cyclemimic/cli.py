@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclemimic.errors import InputError
 
 try:
     import tyro
 
+    from cyclemimic.data.sources.film import FilmSource
     from cyclemimic.recipes import demo as demo_recipe
     from cyclemimic.recipes import stations
     from cyclemimic.recipes.recipe import Recipe, find_recipe
     from cyclemimic.recipes.tiny import tiny
+    from cyclemimic.train.loop import use_threads
 except ModuleNotFoundError as missing:
     sys.exit(f"cyclemimic: {missing.name} is not installed; the command line needs: pip install 'cyclemimic[train]'")
 
 RECIPES = {"tiny": tiny}
 CACHE = Path("runs/cache")
-Positional = tyro.conf.Positional
 
 
 def film(
-    world: Positional[str],
+    world: tyro.conf.Positional[str],
     out: Path,
     episodes: int = 20,
     bodies: tuple[str, ...] = (),
@@ -55,8 +57,8 @@ def film(
 
 
 def data(
-    action: Positional[Literal["check", "cache"]],
-    source: Positional[str],
+    action: tyro.conf.Positional[Literal["check", "cache"]],
+    source: tyro.conf.Positional[str],
     size_px: int = 64,
     cache: Path = CACHE,
 ) -> None:
@@ -192,11 +194,13 @@ def finetune(
         threads: of one core each; final weights depend on it.
     """
     found = stations.open_source(source)
-    if not isinstance(found, stations.FilmSource):
+    if not isinstance(found, FilmSource):
         raise InputError("--source", expected="demonstrations with actions, film:PATH", got=source, remedy="Film some.")
     config = replace(the_recipe(recipe).finetune, adaptation=adaptation)
-    optim = {"steps": steps, "learning_rate": learning_rate}
-    config = replace(config, optim=replace(config.optim, **{k: v for k, v in optim.items() if v is not None}))
+    if steps is not None:
+        config = replace(config, optim=replace(config.optim, steps=steps))
+    if learning_rate is not None:
+        config = replace(config, optim=replace(config.optim, learning_rate=learning_rate))
     if seed is not None:
         config = replace(config, seed=seed)
     stations.run_finetune(
@@ -214,7 +218,7 @@ def finetune(
 
 
 def evaluate(
-    run: Positional[Path],
+    run: tyro.conf.Positional[Path],
     source: str | None = None,
     judge: Path | None = None,
     world: str = "arms",
@@ -243,7 +247,7 @@ def evaluate(
         threads: of one core each.
         cache: folder of decoded frames.
     """
-    stations.use_threads(threads)
+    use_threads(threads)
     if (run / "tokenizer.json").exists():
         if source is None:
             raise InputError(
@@ -272,7 +276,9 @@ def evaluate(
     )
 
 
-def inspect(run: Positional[Path], source: str, out: Path | None = None, threads: int = 1, cache: Path = CACHE) -> None:
+def inspect(
+    run: tyro.conf.Positional[Path], source: str, out: Path | None = None, threads: int = 1, cache: Path = CACHE
+) -> None:
     """Look at a tokenizer on any video: which codes are used, what they do on other frames, as one page.
 
     Args:
@@ -282,7 +288,7 @@ def inspect(run: Positional[Path], source: str, out: Path | None = None, threads
         threads: of one core each.
         cache: folder of decoded frames.
     """
-    stations.use_threads(threads)
+    use_threads(threads)
     print(stations.run_inspect(run, source, out or run / "inspect", cache_root=cache))
 
 
@@ -301,7 +307,7 @@ def doctor() -> None:
     print(stations.doctor())
 
 
-VERBS = {
+VERBS: dict[str, Callable[..., Any]] = {
     "film": film,
     "data": data,
     "tokenizer": tokenizer,

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 
+from cyclemimic.nn.vision import coordinates
 from cyclemimic.tokenizer.decoders import MotionDecoder, MotionDecoderConfig
 from tests.paper.small import CODE_WIDTH, SIZE_PX, TOKENS, small_batch, small_config, small_tokenizer
 
@@ -51,9 +53,6 @@ def test_factorised_the_code_alone_says_how_things_move():
         decoder.out.weight.zero_()
     code = torch.randn(1, TOKENS, CODE_WIDTH).expand(2, -1, -1)
     now = torch.rand(2, 3, SIZE_PX, SIZE_PX)
-    from cyclemimic.nn.vision import coordinates
-    from torch.nn import functional as F
-
     place = coordinates(now)
     fine = F.gelu(decoder.stem(torch.cat([now * 2 - 1, place], 1)))
     planes = torch.zeros(2, 5, SIZE_PX, SIZE_PX) + 10

@@ -4,11 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.unit.evaluate_squares import squares
 
 from cyclemimic.errors import InputError
 from cyclemimic.evaluate.judge import Judge, JudgeConfig, fit_judge, mean_cosine, r_squared
 from cyclemimic.nn.batches import pixels
+from tests.unit.evaluate_squares import squares
 
 TRAIN, TEST = squares(700, seed=1), squares(150, seed=2)
 CONFIG = JudgeConfig(width=12, steps=350, batch_size=32)

@@ -6,7 +6,7 @@ Letters in shapes: n pairs, S side of the picture, T frames of a clip.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -33,10 +33,8 @@ class Pairs:
 
     def take(self, index: Int64) -> Self:
         """The pairs that `index` names, in its order."""
-        arrays = {
-            name: value[index] if isinstance(value, np.ndarray) else value for name, value in self.__dict__.items()
-        }
-        return type(self)(**arrays)
+        arrays = {name: value[index] for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+        return replace(self, **arrays)
 
     def of_body(self, name: str) -> Int64:
         """Positions of the pairs that show the body `name`; empty where it is not filmed."""

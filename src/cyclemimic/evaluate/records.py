@@ -53,7 +53,7 @@ def save_rollouts(folder: Path, name: str, result: RolloutResult) -> None:
     """Write outcomes as `name.json` and the frames that were kept as `name.npz`."""
     films = {str(i): o.film for i, o in enumerate(result.outcomes) if o.film is not None}
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **films)  # type: ignore[arg-type]
+    np.savez_compressed(buffer, allow_pickle=False, **films)
     write_atomically(folder / f"{name}.npz", buffer.getvalue())
     rows = [{**asdict(o.task), "success": o.success, "steps": o.steps, "error": o.error} for o in result.outcomes]
     skills = {skill: asdict(row) for skill, row in result.per_skill().items()}

@@ -37,7 +37,8 @@ class ConvStem(nn.Module):
         if 2**halvings != stride_px:
             raise ValueError(f"stride_px must be a power of two, got {stride_px}")
         self.width, self.stride_px = width, stride_px
-        widths = [channels + 2] + [max(16, width >> (halvings - 1 - i)) for i in range(halvings)]
+        between = [max(16, width >> (halvings - 1 - i)) for i in range(halvings - 1)]
+        widths = [channels + 2, *between, width]
         self.convolutions = nn.ModuleList(
             nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in zip(widths[:-1], widths[1:], strict=True)
         )

@@ -21,7 +21,7 @@ from cyclemimic.evaluate.pages import (
 from cyclemimic.evaluate.records import load_quality, load_rollouts
 from cyclemimic.evaluate.report import write_report
 from cyclemimic.evaluate.summary import OnSteps, Summary, gradient_norms_from
-from cyclemimic.recipes.jobs import Job, JobFailed, Jobs
+from cyclemimic.recipes.jobs import Job, JobFailedError, Jobs
 from cyclemimic.recipes.stations import SPLIT_SEED, cached, known_motion, open_source
 from cyclemimic.recipes.tiny import tiny
 from cyclemimic.store.atomic import write_json
@@ -205,7 +205,7 @@ def run_demo(run: Path, *, quick: bool) -> int:
     )
     try:
         seconds = Jobs(jobs=jobs, folder=run / "jobs").run()
-    except JobFailed as failed:
+    except JobFailedError as failed:
         print(failed)
         return 1
     summary = write_summary(run, p, seconds)

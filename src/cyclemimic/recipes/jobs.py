@@ -1,4 +1,4 @@
-"""Commands that wait for one another, two at a time, with what they say in logs and one line of progress for a person."""
+"""Commands that wait for one another, two at a time; what they say goes to logs, one line of progress to the person."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Job:
 
 
 @dataclass(kw_only=True)
-class JobFailed(RuntimeError):
+class JobFailedError(RuntimeError):
     """A command ended with an error."""
 
     job: Job
@@ -61,7 +61,7 @@ class Jobs:
         """Run everything that is left; returns the seconds of all jobs as they lay in time, earlier sittings included.
 
         Raises:
-            JobFailed: a job ended with an error. The others are stopped; a later run goes on.
+            JobFailedError: a job ended with an error. The others are stopped; a later run goes on.
         """
         (self.folder / "logs").mkdir(parents=True, exist_ok=True)
         earlier_s = 0.0
@@ -117,7 +117,7 @@ class Jobs:
             del self._running[job.name]
             if code != 0:
                 tail = "\n".join(self._log(job).read_text(errors="replace").splitlines()[-12:])
-                raise JobFailed(job=job, log=self._log(job), tail=tail)
+                raise JobFailedError(job=job, log=self._log(job), tail=tail)
             self._done[job.name] = time.monotonic() - began_s
             write_json(self._mark(job), {"seconds": self._done[job.name]})
 
@@ -135,7 +135,7 @@ class Jobs:
         """Guess: the longest chain of jobs that is still ahead, or all work shared by the lanes, whichever is longer."""
         pace = sum(self._done.values()) / max(1.0, sum(j.seconds for j in self.jobs if j.name in self._done))
         pace = pace if self._done else 1.0
-        left = {}
+        left: dict[str, float] = {}
         for job in self.jobs:
             running = self._running.get(job.name)
             spent_s = time.monotonic() - running[1] if running else 0.0

@@ -294,11 +294,10 @@ def check_source(source: Source) -> None:
         progress.update(number)
     print(f"{source.name}: {len(clips)} clips, {said} with a sentence, {len(bad)} of no use")
     for body, found in sorted(bodies.items()):
-        frames = [f for f, _ in found]
+        lengths = [f for f, _ in found]
         rates = sorted({round(r, 2) for _, r in found})
-        print(
-            f"  {body}: {len(found)} clips, {sum(frames)} frames ({min(frames)} to {max(frames)} a clip), {rates} frames/s"
-        )
+        spread = f"{min(lengths)} to {max(lengths)} a clip"
+        print(f"  {body}: {len(found)} clips, {sum(lengths)} frames ({spread}), {rates} frames/s")
     for line in bad:
         print(f"  of no use: {line}")
 
@@ -312,6 +311,11 @@ def known_motion(source: FilmSource, cache: FrameCache, gap_s: float) -> tuple[T
             raise InputError(source.name, expected="proprioception", got="none", remedy="Film with actions.")
         positions[clip.name] = state[:, :3]
     sides = split_clips(cache.clips, HELD_OUT, SPLIT_SEED)
+    counts = {"training": len(sides.train), "validation": len(sides.val), "test": len(sides.test)}
+    if not all(counts.values()):
+        got = ", ".join(f"{count} for {side}" for side, count in counts.items())
+        expected, remedy = "clips for training, validation and test", "Film more episodes; names decide the side."
+        raise InputError(source.name, expected=expected, got=got, remedy=remedy)
     train_side, val_side, test_side = (
         true_pairs(cache.subset(side), positions, gap_s=gap_s, limit=limit, seed=SPLIT_SEED)
         for side, limit in ((sides.train, 6000), (sides.val, 2000), (sides.test, 2000))

@@ -107,8 +107,9 @@ class MotionDecoder(nn.Module):
         self.fine = nn.Conv2d(8 + 3, 16, 3, padding=1)
         # One flow or gate plane, one mask plane, three colours.
         self.out = nn.Conv2d(16, (2 if config.kind == "free" else 1) + 1 + 3, 3, padding=1)
-        nn.init.normal_(self.out.weight, std=0.01)
-        nn.init.zeros_(self.out.bias)
+        with torch.no_grad():  # it begins by moving and painting almost nothing
+            self.out.weight.normal_(std=0.01)
+            self.out.bias.zero_()  # type: ignore[union-attr]
         if config.kind == "factorised":
             self.where = nn.Conv2d(width, 1, 1)
             self.how = nn.Sequential(nn.Linear(latent, 64), nn.GELU(), nn.Linear(64, 6))
@@ -144,7 +145,8 @@ class MotionDecoder(nn.Module):
         shift = torch.tanh(shift)[:, :, None, None] * self.config.reach
         offset = place - self._hand(fine)
         stretch = torch.tanh(stretch).view(-1, 2, 2) * 0.5
-        return gate * (shift + torch.einsum("bij,bjhw->bihw", stretch, offset))
+        flow: Tensor = gate * (shift + torch.einsum("bij,bjhw->bihw", stretch, offset))
+        return flow
 
     def _hand(self, fine: Tensor) -> Tensor:
         """Where the hand is, [B, 2, 1, 1]: a spatial softmax over the frame's features."""
@@ -154,4 +156,5 @@ class MotionDecoder(nn.Module):
     @staticmethod
     def _film(x: Tensor, modulation: Tensor) -> Tensor:
         scale, shift = modulation[:, :, None, None].chunk(2, dim=1)
-        return x * (1 + scale) + shift
+        modulated: Tensor = x * (1 + scale) + shift
+        return modulated

@@ -1,6 +1,6 @@
 """E: two frames to the embedding of a latent action.
 
-Letters in shapes: B batch, N patches, F width of backbone features, C width of the encoder, L tokens (l_z), D code width.
+Letters in shapes: B batch, N patches, F width of backbone features, C width of E, L tokens (l_z), D code width.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ class Ramp:
 class ObjectiveConfig:
     """Which terms count how much, from when.
 
-    `genie` is reconstruction alone, the control; `ac3` adds the cycle and the discriminator. Every other term is shared.
+    `genie` is reconstruction alone, the control; `ac3` adds the cycle and the discriminator. All else is shared.
     """
 
     objective: Literal["genie", "ac3"] = "ac3"
@@ -148,18 +148,21 @@ def _for_the_critic(
     latent: LatentBatch,
     cycle: Cycle | None,
 ) -> tuple[Tensor, Tensor]:
-    """Real and generated frames, half of the latter D(o_t, z_t) and half D(o_c, z_s) once the cycle runs."""
-    half = len(batch) // 2
+    """Real and generated frames, as many D(o_t, z_t) as D(o_c, z_s) once the cycle runs.
+
+    Half of the batch is judged: Psi's passes are what costs most in a step of AC3, and it wins soon enough.
+    """
+    some = len(batch) // 4
     # E's and the codebook's gradient stops: L_D teaches D to be realistic, not E to be easy to draw.
-    rebuilt = tokenizer.decode(batch.now[:half], latent.vectors[:half].detach()).frames
-    now, later, generated = batch.now[:half], batch.later[:half], rebuilt
+    generated = tokenizer.decode(batch.now[:some], latent.vectors[:some].detach()).frames
+    scene = batch.now[:some]
     if cycle is not None:
-        later = batch.later
-        now = torch.cat([now, cycle.scene[half:]])
-        generated = torch.cat([generated, cycle.generated[half:]])
+        scene = torch.cat([scene, cycle.scene[:some]])
+        generated = torch.cat([generated, cycle.generated[:some]])
+    now, later = batch.now[-len(scene) :], batch.later[-len(scene) :]
     if not critic.config.judges_pairs:
         return later, generated
-    return torch.cat([batch.now[: len(later)], later], dim=1), torch.cat([now, generated], dim=1)
+    return torch.cat([now, later], dim=1), torch.cat([scene, generated], dim=1)
 
 
 def critic_loss(critic: Discriminator, terms: Terms, form: AdversarialForm) -> Tensor:

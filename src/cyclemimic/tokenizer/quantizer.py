@@ -29,8 +29,8 @@ class VectorQuantizer(nn.Module):
     """VQ with K vectors on the unit sphere, shared by the L slots.
 
     Paper: method, latent action tokenizer. Engineering: embeddings are whitened per slot and axis (batch statistics of
-    real pairs, running ones for generated frames) and put on the unit sphere, or they collapse to one point at small scale;
-    vectors follow an exponential moving average; a code unused for `reset_after` steps becomes a random embedding.
+    real pairs, running ones for generated frames) and put on the unit sphere, or they collapse to one point at small
+    scale; vectors follow a moving average; a code unused for `reset_after` steps becomes a random embedding.
     """
 
     codebook: Tensor  # [K, D]

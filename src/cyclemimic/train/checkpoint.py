@@ -1,4 +1,4 @@
-"""Checkpoints: a folder per step, written under another name, synced, renamed. A killed run finds the last whole one."""
+"""Checkpoints: a folder per step, written under another name, synced, renamed; the last whole one is found again."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], *, k
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
     save_tensors(unfinished / "state.safetensors", dict(tensors), {"step": str(step)})
-    os.replace(unfinished, final)
+    unfinished.replace(final)
     _sync_folder(folder)
     for old in _steps(folder)[:-keep_last]:
         shutil.rmtree(folder / f"{PREFIX}{old:08d}")
@@ -63,13 +63,13 @@ def claim_run(run_dir: Path, config: Mapping[str, object]) -> None:
         raise InputError(
             path,
             expected="the configuration of this command",
-            got=f"another value for {', '.join(f'{k} ({found.get(k)} there, {wanted.get(k)} here)' for k in differing)}",
+            got=", ".join(f"{k} {found.get(k)} there, {wanted.get(k)} here" for k in differing),
             remedy="Name another --run, or repeat the command that began this one to resume it.",
         )
     run_dir.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(wanted, indent=1, sort_keys=True))
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def _steps(folder: Path) -> list[int]:

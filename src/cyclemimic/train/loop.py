@@ -1,9 +1,8 @@
-"""The loop of every stage: step, log, checkpoint; killed at any moment and started again it ends with the same weights."""
+"""The loop of every stage: step, log, checkpoint. A run that was killed and started again ends with the same weights."""
 
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -117,4 +116,4 @@ def _truncate_metrics(path: Path, step: int) -> None:
             kept.append(line)
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(f"{line}\n" for line in kept))
-    os.replace(temporary, path)
+    temporary.replace(path)

@@ -1,4 +1,4 @@
-"""Says what runs, how far it is, and how long is left: one line, rewritten on a terminal, repeated sparsely in a log."""
+"""Says what runs, how far it is, and how long is left: a line, rewritten on a terminal, repeated sparsely in a log."""
 
 from __future__ import annotations
 

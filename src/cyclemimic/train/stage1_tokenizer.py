@@ -31,6 +31,8 @@ from cyclemimic.train.optim import (
     without_prefix,
 )
 
+USAGE_BATCHES = 16
+
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerTraining:
@@ -81,6 +83,12 @@ class TokenizerStage:
                 batch_size=config.batch_size,
                 num_tokens=config.tokenizer.encoder.num_tokens,
             )
+        # Usage is told over the last batches: one batch has too few pairs to hold more joint codes than its size.
+        self.recent = LatentActionBuffer(
+            num_batches=USAGE_BATCHES,
+            batch_size=config.batch_size,
+            num_tokens=config.tokenizer.encoder.num_tokens,
+        )
         self.on_steps = {
             "cycle": torch.zeros((), dtype=torch.int64),
             "discriminator": torch.zeros((), dtype=torch.int64),
@@ -96,7 +104,8 @@ class TokenizerStage:
         arrays = self.loader.batch(config.first_batch + step)
         batch = PairBatch(now=pixels(arrays.now), later=pixels(arrays.later), body=torch.from_numpy(arrays.body))
         generator = torch.Generator().manual_seed(entropy_for(config.seed, config.first_batch + step, "tokenizer/step"))
-        terms = tokenizer_terms(self.tokenizer, self.critic, self.buffer, batch, config.objective, step, generator)
+        progress = step / config.steps
+        terms = tokenizer_terms(self.tokenizer, self.critic, self.buffer, batch, config.objective, progress, generator)
         figures: dict[str, Tensor] = dict(terms.losses)
         if (step + 1) % config.gradient_norms_every == 0 or step + 1 == config.steps:
             figures |= gradient_norms(self.tokenizer, terms)
@@ -114,14 +123,16 @@ class TokenizerStage:
             count += int(name in terms.losses)
         if terms.recovered is not None:
             figures["cycle_accuracy"] = terms.recovered
-        figures["joint_codes"] = joint_codes(terms.latent.codes, self.tokenizer.num_codes)
-        figures["slot_perplexity"] = slot_perplexity(terms.latent.codes, self.tokenizer.num_codes).mean()
+        self.recent.push(terms.latent.codes, batch.body)
+        used = self.recent.codes[self.recent.bodies >= 0]
+        figures["joint_codes"] = joint_codes(used, self.tokenizer.num_codes)
+        figures["slot_perplexity"] = slot_perplexity(used, self.tokenizer.num_codes).mean()
         return figures
 
     def state(self) -> dict[str, Tensor]:
         """Weights, codebook, buffer, both optimisers, counters."""
         tensors = with_prefix(self.tokenizer.state_dict(), "tokenizer") | optimizer_tensors(self.optimizer, "optimizer")
-        tensors |= with_prefix(self.on_steps, "on_steps")
+        tensors |= with_prefix(self.on_steps, "on_steps") | with_prefix(self.recent.state_dict(), "recent")
         if self.critic is not None and self.buffer is not None:
             tensors |= with_prefix(self.critic.state_dict(), "critic") | with_prefix(self.buffer.state_dict(), "buffer")
             tensors |= optimizer_tensors(self.critic_optimizer, "critic_optimizer")
@@ -132,6 +143,7 @@ class TokenizerStage:
         self.tokenizer.load_state_dict(without_prefix(tensors, "tokenizer"))
         load_optimizer_tensors(self.optimizer, tensors, "optimizer")
         self.on_steps = without_prefix(tensors, "on_steps")
+        self.recent.load_state_dict(without_prefix(tensors, "recent"))
         if self.critic is not None and self.buffer is not None:
             self.critic.load_state_dict(without_prefix(tensors, "critic"))
             self.buffer.load_state_dict(without_prefix(tensors, "buffer"))

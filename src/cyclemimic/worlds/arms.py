@@ -183,7 +183,7 @@ class ArmsWorld:
         return WorldStep(observation=self._observe(), success=success, truncated=truncated)
 
     def expert_action(self) -> Float32:
-        """The scripted expert's next action [A]; a function of the present state, so it recovers and can be restored."""
+        """The scripted expert's next action [A], from the present state alone, so it recovers and can be restored."""
         task = self._running()
         return expert_action(task.skill, self.view(), task.seed)
 

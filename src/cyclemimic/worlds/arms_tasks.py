@@ -147,10 +147,9 @@ def _is_clear(skill: str, cube: Floats, other: Floats, fixture: Floats, drawer_m
     kind = SKILLS[skill].fixture
     if kind == "drawer":
         # From behind the cabinet to where the hand stands in front of the open handle.
-        nearest = min(
-            _from_segment_m(c, fixture + (0.11, 0.0), fixture - (0.21 if drawer_m else 0.18, 0.0))
-            for c in (cube, other)
-        )
+        behind = fixture + np.array([0.11, 0.0])
+        before = fixture - np.array([0.21 if drawer_m else 0.18, 0.0])
+        nearest = min(_from_segment_m(c, behind, before) for c in (cube, other))
         return nearest > 0.12
     if kind != "none" and min(np.linalg.norm(cube - fixture), np.linalg.norm(other - fixture)) < 0.135:
         return False

@@ -20,8 +20,8 @@ from cyclemimic.worlds.checks import check_task, clipped
 Floats = NDArray[np.float64]
 
 TABLE_HALF_M = 0.16
-_DISC_M, _HAND_M = 0.026, 0.018
-_REGION_M, _APART_M, _LANE_M = 0.10, 0.09, 0.065
+_DISC_M, _HAND_M = 0.026, 0.022
+_REGION_M, _APART_M, _LANE_M = 0.10, 0.09, 0.07
 _REACHED_M, _PUSHED_M = 0.02, 0.05
 _PUSHES_BELOW = 0.5  # a hand less open than this pushes
 _SUBSTEPS = 5
@@ -30,7 +30,7 @@ _TABLE_RGB = (0.60, 0.52, 0.43)
 
 @dataclass(frozen=True, kw_only=True)
 class DrawnBody:
-    """How a body is drawn: its colour, where it stands (x, y), and its link's length (0: a straight pole; None: rails)."""
+    """How a body is drawn: its colour, its foot (x, y), the length of a link (0: a straight pole; None: rails)."""
 
     rgb: tuple[float, float, float]
     foot_m: tuple[float, float]

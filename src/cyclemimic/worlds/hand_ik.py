@@ -35,7 +35,7 @@ class HandIK:
         self._limits = model.jnt_range[:num_joints].copy()
 
     def solve(self, tip_m: Floats, yaw_rad: float, start: Floats, iterations: int = 3) -> Floats:
-        """Joint coordinates [J] (rad or m) that bring the tip [3] and the hand's yaw there, searched from `start` [J]."""
+        """Joint coordinates [J] (rad or m) that bring the tip [3] and the yaw there, searched from `start` [J]."""
         joints = self._num_joints
         q = start.copy()
         cos, sin = np.cos(yaw_rad), np.sin(yaw_rad)

@@ -73,12 +73,15 @@ class RayRenderer:
         palette = np.vstack([model.geom_rgba[:, :3], _SKY])  # geom -1, no hit, takes the last row
         light[~hit] = 1.0
         pixels = np.minimum(palette[self._geom] * light[:, None], 1.0) * 255.0
-        return pixels.astype(np.uint8).reshape(self._size_px, self._size_px, 3)
+        picture: UInt8 = pixels.astype(np.uint8).reshape(self._size_px, self._size_px, 3)
+        return picture
 
     def _normals_from_depth(self) -> NDArray[np.float64]:
         """For a MuJoCo whose rays return no normals: the cross product of neighbouring points' differences."""
         size = self._size_px
         points = (self._depth[:, None] * self._rays).reshape(size, size, 3)
-        normal = np.cross(np.gradient(points, axis=1), -np.gradient(points, axis=0)).reshape(-1, 3)
+        normal = np.cross(np.asarray(np.gradient(points, axis=0)), np.asarray(np.gradient(points, axis=1))).reshape(
+            -1, 3
+        )
         normal /= np.linalg.norm(normal, axis=-1, keepdims=True) + 1e-12
         return np.asarray(np.where((normal * self._rays).sum(-1, keepdims=True) > 0, -normal, normal))

@@ -20,6 +20,7 @@ from cyclemimic.worlds.arms_tasks import WANDER_STEPS, Floats, View, push_direct
 _TRAVEL_M = 0.078  # fingers clear a cube
 _HOLDING = 0.70  # fingers that are told to close and stand nearer than this hold a 5 cm cube (0.625)
 _WAYPOINT_STEPS = 4
+_AWAY = np.array([1.0, 0.0, 0.0])  # from the camera
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,15 +113,15 @@ def _press(view: View) -> Goal:
 
 
 def _handle_xy(view: View) -> Floats:
-    return view.fixture_m - (HANDLE_OFFSET_M + view.fixture_joint_m, 0.0)
+    return view.fixture_m - (HANDLE_OFFSET_M + view.fixture_joint_m) * _AWAY[:2]
 
 
 def _open_drawer(view: View) -> Goal:
     """Hook closed fingers behind the handle and pull towards the camera."""
-    gap = _handle_xy(view) + (HANDLE_OFFSET_M / 2, 0.0)
+    gap = _handle_xy(view) + HANDLE_OFFSET_M / 2 * _AWAY[:2]
     hooked = view.tip_m[2] < 0.045 and abs(view.tip_m[1] - gap[1]) < 0.03 and abs(view.tip_m[0] - gap[0]) < 0.022
     if hooked:
-        return Goal(tip_m=view.target_m - (0.025, 0.0, 0.0), opening=0.0)
+        return Goal(tip_m=view.target_m - 0.025 * _AWAY, opening=0.0)
     return _come_down_at(view, gap, 0.03, 0.0, travel_m=0.09)
 
 
@@ -129,8 +130,8 @@ def _close_drawer(view: View) -> Goal:
     handle = _handle_xy(view)
     before = handle[0] - view.tip_m[0]
     if view.tip_m[2] < 0.05 and 0.0 < before < 0.07 and abs(view.tip_m[1] - handle[1]) < 0.03:
-        return Goal(tip_m=view.target_m + (0.025, 0.0, 0.0), opening=0.0)
-    return _come_down_at(view, handle - (0.045, 0.0), 0.033, 0.0)
+        return Goal(tip_m=view.target_m + 0.025 * _AWAY, opening=0.0)
+    return _come_down_at(view, handle - 0.045 * _AWAY[:2], 0.033, 0.0)
 
 
 _RULES: dict[str, Callable[[View], Goal]] = {

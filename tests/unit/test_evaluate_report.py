@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import io
+import json
+import re
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cyclemimic.errors import InputError
+from cyclemimic.evaluate.inspect import inspect_tokenizer
+from cyclemimic.evaluate.judge import JudgeReport
+from cyclemimic.evaluate.pages import (
+    codes_section,
+    curves_section,
+    headline_section,
+    objective_section,
+    provenance_section,
+    quality_section,
+    success_section,
+    transfer_section,
+)
+from cyclemimic.evaluate.quality import Quality, References, TransferScore
+from cyclemimic.evaluate.report import Report, Section, Table
+from cyclemimic.evaluate.sheets import film_strips, transfer_rows, transfer_sheet
+from cyclemimic.evaluate.statistics import success_row
+from cyclemimic.evaluate.summary import OnSteps, Summary, TermNorms, gradient_norms_from
+from tests.unit.evaluate_squares import SIDE, ExactTokenizer, film_cache, squares
+
+ARMS = ("pretrained_lora", "pretrained_full", "scratch", "pretrained_20", "swapped_instruction", "black_image")
+JUDGE = JudgeReport(
+    r2=0.91, r2_blurred=0.9, cosine=0.96, r2_axes=(0.9, 0.9, 0.8), pairs=9, least_r2=0.8, most_change=0.05
+)
+TEST = squares(60, seed=0)
+
+
+def summary() -> Summary:
+    numbers = {f.name: 0.5 for f in fields(Quality)} | {"dead_codes": 1, "judge_refused": False}
+    quality = Quality(**numbers)
+    return Summary(
+        seconds=600.0,
+        cpu_ms_per_pair=11.0,
+        quality={"ac3": quality, "genie": replace(quality, transfer_cosine_unseen=float("nan"))},
+        references=References(**{
+            name: TransferScore(transfer_cosine=v, transfer_r2=v)
+            for name, v in (("copy", 0.0), ("random_code", 0.1), ("oracle_code", 0.8))
+        }),
+        judge=JUDGE,
+        on_steps=OnSteps(cycle=300, discriminator=350),
+        gradient_norm={
+            "reconstruction": TermNorms(encoder=0.1, decoder=0.2),
+            "cycle": TermNorms(encoder=0.1, decoder=0.01),
+            "discriminator": TermNorms(encoder=0.0, decoder=0.02),
+        },
+        success={name: success_row(30, 40, errors=1) for name in ARMS},
+        report="report.html",
+    )  # fmt: skip
+
+
+def test_the_json_has_exactly_these_keys() -> None:
+    found = json.loads(json.dumps(summary().to_json(), allow_nan=False))
+    assert set(found) == {
+        "seconds", "cpu_ms_per_pair", "quality", "references", "judge", "on_steps", "gradient_norm", "success",
+        "report",
+    }  # fmt: skip
+    assert set(found["quality"]) == {"ac3", "genie"}
+    for row in found["quality"].values():
+        assert set(row) >= {
+            "transfer_cosine", "transfer_r2", "probe_same", "probe_cross", "kappa_cross", "joint_codes",
+            "reconstruction_vs_copy", "cycle_accuracy",
+        }  # fmt: skip
+    assert found["quality"]["genie"]["transfer_cosine_unseen"] is None
+    assert set(found["references"]) == {"copy", "random_code", "oracle_code"}
+    assert all("transfer_cosine" in r for r in found["references"].values())
+    assert found["judge"]["refused"] is False and {"r2", "r2_blurred"} <= set(found["judge"])
+    assert set(found["on_steps"]) == {"cycle", "discriminator"}
+    assert set(found["gradient_norm"]) == {"reconstruction", "cycle", "discriminator"}
+    assert all(set(norms) == {"encoder", "decoder"} for norms in found["gradient_norm"].values())
+    assert set(found["success"]) == set(ARMS)
+    assert all(set(row) == {"rate", "low", "high", "n", "errors"} for row in found["success"].values())
+
+
+def test_inert_terms_are_found() -> None:
+    good = summary()
+    assert good.inert_terms() == ()
+    assert replace(good, on_steps=OnSteps(cycle=0, discriminator=350)).inert_terms() == ("cycle",)
+    norms = {**good.gradient_norm, "discriminator": TermNorms(encoder=0.0, decoder=0.0)}
+    dead = replace(good, gradient_norm=norms)
+    assert dead.inert_terms() == ("discriminator",) and "INERT" in dead.table()
+    sick = {**good.gradient_norm, "cycle": TermNorms(encoder=float("nan"), decoder=float("nan"))}
+    assert replace(good, gradient_norm=sick).inert_terms() == ("cycle",)
+    assert replace(good, gradient_norm={}).inert_terms() == ("reconstruction", "cycle", "discriminator")
+
+
+def test_gradient_norms_are_means_over_the_rows_that_have_them() -> None:
+    rows = [{"step": 1.0}, {"gradient.cycle.encoder": 1.0}, {"gradient.cycle.encoder": 3.0}]
+    norms = gradient_norms_from(rows)
+    assert norms["cycle"] == TermNorms(encoder=2.0, decoder=0.0)
+    assert norms["reconstruction"] == TermNorms(encoder=0.0, decoder=0.0)
+
+
+def test_a_refused_judge_is_said_everywhere() -> None:
+    refused = replace(summary(), judge=replace(JUDGE, r2=0.5))
+    assert refused.to_json()["judge"]["refused"] is True and "REFUSED" in refused.table()
+    assert "refused" in headline_section(refused).html()
+    assert "refused" in quality_section(refused.quality, refused.references, refused.judge).html()
+    assert "refused" not in headline_section(summary()).html()
+
+
+def test_the_report_needs_nothing_beside_it(tmp_path: Path) -> None:
+    one = summary()
+    rows = [{"step": float(i), "reconstruction": 1 / i, "joint_codes": 20.0} for i in range(1, 5)]
+    models = {"ac3": ExactTokenizer(), "genie": ExactTokenizer(moves=False)}
+    report = Report(title="A run <of> mine")
+    report.add(
+        headline_section(one),
+        success_section(one.success),
+        quality_section(one.quality, one.references, one.judge),
+        objective_section(one),
+        curves_section({"ac3": rows}),
+        codes_section(models, TEST),
+        transfer_section(models, TEST, seed=0, count=2),
+        provenance_section({"steps": 3}, {"tokenizer": 0}),
+    )
+    page = report.write(tmp_path / "deep" / "report.html").read_text()
+    assert not re.search(r"""(src|href)\s*=\s*(?!["']data:)""", page) and "@import" not in page
+    assert "url(" not in page and "<script" not in page
+    assert page.count("data:image/png;base64,") == 5
+    assert "A run &lt;of&gt; mine" in page and "pretrained lora" in page and 'name="viewport"' in page
+    assert "torch threads" in page
+
+
+def test_cells_are_escaped() -> None:
+    section = Section(title="<b>", text="a & b", tables=[Table(head=["<i>"], rows=[["</table>"]])], code="<pre>")
+    assert "<b>" not in section.html() and "&lt;/table&gt;" in section.html() and "&lt;pre&gt;" in section.html()
+
+
+def test_a_transfer_sheet_shows_another_body() -> None:
+    rows = transfer_rows(ExactTokenizer(), TEST, seed=0, count=3)
+    assert len(rows) == 3
+    for row in rows:
+        source, target = row.caption.split(":")[0].split(" on ")
+        assert source != target
+        assert not np.array_equal(row.target, row.generated)
+    sheet = Image.open(io.BytesIO(transfer_sheet(rows)))
+    assert sheet.size[0] >= 5 * SIDE * 3 and sheet.size[1] >= 3 * SIDE * 3
+    with pytest.raises(InputError):
+        transfer_sheet([])
+
+
+def test_film_strips_hold_films_of_any_length() -> None:
+    short, long = np.zeros((1, 8, 8, 3), np.uint8), np.zeros((20, 8, 8, 3), np.uint8)
+    strip = Image.open(io.BytesIO(film_strips([("one", short), ("many", long)], frames=5)))
+    assert strip.size[0] >= 5 * 8
+
+
+def test_inspecting_needs_no_true_actions(tmp_path: Path) -> None:
+    cache, _ = film_cache()
+    found = inspect_tokenizer(ExactTokenizer(), cache, tmp_path, gap_s=0.6)
+    assert found.pairs == 24 and found.bodies == ("green", "red") and 1 < found.joint_codes <= 24
+    assert found.reconstruction_vs_copy < 1
+    assert found.page.exists() and {p.name for p in tmp_path.glob("*.png")} == {
+        "usage.png",
+        "transfer.png",
+        "codes.png",
+    }
+    alone, _ = film_cache(bodies=("red",), clips=1)  # one clip of one body: still a page
+    assert inspect_tokenizer(ExactTokenizer(), alone, tmp_path / "alone", gap_s=0.6).page.exists()
