@@ -12,6 +12,7 @@ from safetensors import safe_open
 
 from cyclemimic.cli import RECIPES, VERBS
 from cyclemimic.evaluate.records import load_quality, load_rollouts
+from cyclemimic.nn.batches import pixels
 from cyclemimic.policy.policy import LatentActionPolicy
 from cyclemimic.recipes.stations import make_world
 from cyclemimic.store.atomic import read_json, sha256_file
@@ -40,7 +41,7 @@ def test_every_verb_has_its_test():
 def test_film(filmed):
     counts = read_json(filmed / "film" / "report.json")["counts"]
     assert {(c["body"], c["skill"]) for c in counts} == {(b, s) for b in BODIES for s in SKILLS}
-    assert all(c["episodes"] == 6 and c["successes"] >= 5 for c in counts)
+    assert all(c["episodes"] == c["successes"] == 5 for c in counts)
     videos = {p.relative_to(filmed / "film/video").with_suffix("") for p in (filmed / "film/video").rglob("*.mp4")}
     actions = {p.relative_to(filmed / "film/actions").with_suffix("") for p in (filmed / "film/actions").rglob("*.npz")}
     assert videos == actions and len(videos) == sum(c["successes"] for c in counts)
@@ -56,7 +57,7 @@ def test_data_check(filmed, capsys):
     filmed.run("data", "check", filmed.video)
     said = capsys.readouterr().out
     assert "0 of no use" in said and all(f"{body}: " in said for body in BODIES)
-    assert re.search(r"24 clips, 24 with a sentence", said)
+    assert re.search(r"20 clips, 20 with a sentence", said)
 
 
 def test_data_cache(labelled):
@@ -110,8 +111,6 @@ def test_labels_say_where_they_came_from(labelled):
 def test_labels_are_what_the_tokenizer_says(labelled):
     tokenizer, store = LatentActionTokenizer.load(labelled / "ac3"), LabelStore.open(labelled / "labels")
     cache = cache_of(labelled, "film-video-16px")
-    from cyclemimic.nn.batches import pixels
-
     frames = pixels(np.array(cache.clip_frames(4)))
     told, codes = store.codes_for(cache.clips[4].name)
     assert told.tolist() == list(range(len(frames) - 3))
@@ -172,7 +171,8 @@ def test_doctor(filmed, capsys):
 
 def test_the_same_commands_again_change_nothing(journey, capsys):
     kept = {name: hashes(journey / name) for name in (*RUNS, "labels", "film")}
-    journey.run("film", "arms", "--out", journey / "film", "--episodes", 6, "--bodies", *BODIES, "--skills", *SKILLS)
+    words = ("--episodes", 5, "--first-seed", 1000, "--bodies", *BODIES, "--skills", *SKILLS)
+    journey.run("film", "arms", "--out", journey / "film", *words)
     assert "0 of them filmed now" in capsys.readouterr().out
     journey.tokenizer("ac3", "ac3", "--trunk", journey / "trunk")
     journey.run(

@@ -115,13 +115,12 @@ class Judge:
     def __init__(
         self,
         net: JudgeNet,
-        mean_m: Tensor,
         spread_m: Tensor,
         report: JudgeReport,
         config: JudgeConfig,
         size_px: int,
     ) -> None:
-        self.net, self.mean_m, self.spread_m = net.eval(), mean_m, spread_m
+        self.net, self.spread_m = net.eval(), spread_m
         self.report, self.config, self.size_px = report, config, size_px
 
     @property
@@ -135,15 +134,14 @@ class Judge:
         # What is not a picture of 8 bits cannot carry a message to the judge.
         later = (later.clamp(0, 1) * 255).round() / 255
         return torch.cat([
-            self.net(now[i : i + 256], later[i : i + 256]) * self.spread_m + self.mean_m
+            self.net(now[i : i + 256], later[i : i + 256]) * self.spread_m
             for i in range(0, len(now), 256)
         ])  # fmt: skip
 
     def save(self, folder: Path) -> None:
         """Write weights and report."""
         folder.mkdir(parents=True, exist_ok=True)
-        scale = {"mean_m": self.mean_m, "spread_m": self.spread_m}
-        save_tensors(folder / WEIGHTS, {**self.net.state_dict(), **scale}, {})
+        save_tensors(folder / WEIGHTS, {**self.net.state_dict(), "spread_m": self.spread_m}, {})
         report = asdict(self.report)
         # JSON knows no NaN, which is the R2 of an axis along which nothing moved.
         report["r2_axes"] = [None if math.isnan(r2) else r2 for r2 in self.report.r2_axes]
@@ -166,14 +164,14 @@ class Judge:
             )
         facts = read_json(folder / FACTS)
         tensors, _ = load_tensors(folder / WEIGHTS)
-        mean_m, spread_m = tensors.pop("mean_m"), tensors.pop("spread_m")
+        spread_m = tensors.pop("spread_m")
         config = JudgeConfig(**facts["config"])
         net = JudgeNet(config.width, facts["size_px"])
         net.load_state_dict(tensors)
         values = facts["report"]
         axes = tuple(math.nan if r2 is None else r2 for r2 in values["r2_axes"])
         report = JudgeReport(**{**values, "r2_axes": axes})
-        return cls(net, mean_m, spread_m, report, config, facts["size_px"])
+        return cls(net, spread_m, report, config, facts["size_px"])
 
 
 def fit_judge(train: TruePairs, held_out: TruePairs, *, seed: int, config: JudgeConfig | None = None) -> Judge:
@@ -183,19 +181,18 @@ def fit_judge(train: TruePairs, held_out: TruePairs, *, seed: int, config: Judge
     """
     config = config or JudgeConfig()
     size_px = int(train.now.shape[1])
-    mean_m = torch.from_numpy(train.displacement_m.mean(0))
-    spread_m = torch.from_numpy(train.displacement_m.std(0)).clamp_min(1e-4)
-    target = (torch.from_numpy(train.displacement_m) - mean_m) / spread_m
+    true_m = torch.from_numpy(train.displacement_m)
+    spread_m = true_m.square().mean(0).sqrt().clamp_min(1e-4)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(entropy_for(seed, 0, "judge/initialisation"))
         net = JudgeNet(config.width, size_px).train()
-        average = _fit(net, train, target, seed, config)
+        average = _fit(net, train, true_m / spread_m, seed, config)
     net.load_state_dict(average)
     blank = JudgeReport(
         r2=math.nan, r2_blurred=math.nan, cosine=math.nan, r2_axes=(math.nan,) * 3, pairs=0,
         least_r2=config.least_r2, most_change=config.most_change,
     )  # fmt: skip
-    judge = Judge(net, mean_m, spread_m, blank, config, size_px)
+    judge = Judge(net, spread_m, blank, config, size_px)
     judge.report = report_on(judge, held_out)
     return judge
 
@@ -212,8 +209,11 @@ def _fit(net: JudgeNet, train: TruePairs, target: Tensor, seed: int, config: Jud
             order = torch.cat([order, torch.randperm(len(train), generator=generator)])
         index, order = order[: config.batch_size], order[config.batch_size :]
         now, later = pixels(train.now[index.numpy()]), pixels(train.later[index.numpy()])
+        # A motion run backwards is a motion too: the opposite one.
+        back = torch.rand(len(index), generator=generator) < 0.5
+        now, later = torch.where(back[:, None, None, None], torch.stack([later, now]), torch.stack([now, later]))
         told = net(*spoil(now, later, generator))
-        loss = F.smooth_l1_loss(told, target[index])
+        loss = F.smooth_l1_loss(told, target[index] * torch.where(back, -1.0, 1.0)[:, None])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)

@@ -47,7 +47,7 @@ class DemoPlan:
     """How much of everything; the quick one only shows that the way is whole.
 
     Args:
-        body: whom the demonstrations and the closed loop are about; its video is in the pre-training too, without actions.
+        body: who demonstrates and acts; its video is in the pre-training too, without actions.
         video: filmed episodes per body and skill; `wander` as many per body.
         episodes: closed-loop episodes per skill and arm.
     """
@@ -129,39 +129,152 @@ def demo_jobs(run: Path, p: DemoPlan) -> list[Job]:
 
     few = min(5, p.video)
     jobs = [
-        Job(name="film", says="film five bodies at six skills", seconds=45,
-            arguments=("film", "arms", "--out", f"{run}/film", "--episodes", str(p.video), "--skills", *SKILLS, "wander")),
-        Job(name="demonstrations", says=f"record demonstrations with actions on {p.body}", seconds=8,
-            arguments=("film", "arms", "--out", f"{run}/demonstrations", "--episodes", "20", "--bodies", p.body,
-                       "--skills", *SKILLS, "--first-seed", str(DEMONSTRATION_SEED))),
-        Job(name="trunk", says="learn latent actions from video: reconstruction trunk", seconds=260, after=("film",),
-            arguments=tokenizer("trunk", p.trunk_steps)),
-        Job(name="ac3", says="branch with AC3 and the discriminator", seconds=220, after=("trunk",),
-            arguments=tokenizer("ac3", p.branch_steps, "--trunk", at["trunk"])),
-        Job(name="genie", says="branch without them, the control", seconds=90, after=("trunk",),
-            arguments=tokenizer("genie", p.branch_steps, "--trunk", at["trunk"])),
-        Job(name="quality-genie", says="fit the independent judge, measure the control", seconds=120, after=("genie",),
-            arguments=("evaluate", at["genie"], "--source", film, "--judge", at["judge"], *store)),
-        Job(name="demonstration-labels", says="label the demonstrations", seconds=8, after=("ac3", "demonstrations"),
-            arguments=("label", "--source", demos, "--tokenizer", at["ac3"], "--out", at["demonstration-labels"], *store)),
-        Job(name="labels", says="label all video", seconds=20, after=("ac3",),
-            arguments=("label", "--source", video, "--tokenizer", at["ac3"], "--out", at["labels"], *store)),
-        Job(name="scratch", says="control: no latent pre-training, all weights, as many steps", seconds=260,
+        Job(
+            name="film",
+            says="film five bodies at six skills",
+            seconds=45,
+            arguments=(
+                "film",
+                "arms",
+                "--out",
+                f"{run}/film",
+                "--episodes",
+                str(p.video),
+                "--skills",
+                *SKILLS,
+                "wander",
+            ),
+        ),
+        Job(
+            name="demonstrations",
+            says=f"record demonstrations with actions on {p.body}",
+            seconds=8,
+            arguments=(
+                "film",
+                "arms",
+                "--out",
+                f"{run}/demonstrations",
+                "--episodes",
+                "20",
+                "--bodies",
+                p.body,
+                "--skills",
+                *SKILLS,
+                "--first-seed",
+                str(DEMONSTRATION_SEED),
+            ),
+        ),
+        Job(
+            name="trunk",
+            says="learn latent actions from video: reconstruction trunk",
+            seconds=260,
+            after=("film",),
+            arguments=tokenizer("trunk", p.trunk_steps),
+        ),
+        Job(
+            name="ac3",
+            says="branch with AC3 and the discriminator",
+            seconds=220,
+            after=("trunk",),
+            arguments=tokenizer("ac3", p.branch_steps, "--trunk", at["trunk"]),
+        ),
+        Job(
+            name="genie",
+            says="branch without them, the control",
+            seconds=90,
+            after=("trunk",),
+            arguments=tokenizer("genie", p.branch_steps, "--trunk", at["trunk"]),
+        ),
+        Job(
+            name="quality-genie",
+            says="fit the independent judge, measure the control",
+            seconds=120,
+            after=("genie",),
+            arguments=("evaluate", at["genie"], "--source", film, "--judge", at["judge"], *store),
+        ),
+        Job(
+            name="demonstration-labels",
+            says="label the demonstrations",
+            seconds=8,
+            after=("ac3", "demonstrations"),
+            arguments=(
+                "label",
+                "--source",
+                demos,
+                "--tokenizer",
+                at["ac3"],
+                "--out",
+                at["demonstration-labels"],
+                *store,
+            ),
+        ),
+        Job(
+            name="labels",
+            says="label all video",
+            seconds=20,
+            after=("ac3",),
+            arguments=("label", "--source", video, "--tokenizer", at["ac3"], "--out", at["labels"], *store),
+        ),
+        Job(
+            name="scratch",
+            says="control: no latent pre-training, all weights, as many steps",
+            seconds=260,
             after=("demonstration-labels",),
-            arguments=finetune("policy-scratch-5", few, p.pretrain_steps + p.finetune_steps, "--adaptation", "full")),
-        Job(name="pretrain", says="pre-train the policy on latent actions", seconds=220, after=("labels",),
-            arguments=("pretrain", "--source", video, "--labels", at["labels"], "--run", at["pretrained"],
-                       "--steps", str(p.pretrain_steps), *store)),
-        Job(name="quality-ac3", says="measure AC3", seconds=35, after=("ac3", "quality-genie"),
-            arguments=("evaluate", at["ac3"], "--source", film, "--judge", at["judge"], *store)),
-        Job(name="full-20", says="fine-tune on 20 demonstrations per skill", seconds=80, after=("pretrain", "demonstration-labels"),
-            arguments=finetune("policy-full-20", 20, p.finetune_20_steps, "--init", at["pretrained"], "--adaptation", "full")),
-        Job(name="lora-5", says="fine-tune on 5 demonstrations per skill, LoRA", seconds=80, after=("pretrain", "demonstration-labels"),
-            arguments=finetune("policy-lora-5", few, p.finetune_steps, "--init", at["pretrained"], "--adaptation", "lora")),
-        Job(name="full-5", says="fine-tune on 5 demonstrations per skill, all weights", seconds=80,
+            arguments=finetune("policy-scratch-5", few, p.pretrain_steps + p.finetune_steps, "--adaptation", "full"),
+        ),
+        Job(
+            name="pretrain",
+            says="pre-train the policy on latent actions",
+            seconds=220,
+            after=("labels",),
+            arguments=(
+                "pretrain",
+                "--source",
+                video,
+                "--labels",
+                at["labels"],
+                "--run",
+                at["pretrained"],
+                "--steps",
+                str(p.pretrain_steps),
+                *store,
+            ),
+        ),
+        Job(
+            name="quality-ac3",
+            says="measure AC3",
+            seconds=35,
+            after=("ac3", "quality-genie"),
+            arguments=("evaluate", at["ac3"], "--source", film, "--judge", at["judge"], *store),
+        ),
+        Job(
+            name="full-20",
+            says="fine-tune on 20 demonstrations per skill",
+            seconds=80,
             after=("pretrain", "demonstration-labels"),
-            arguments=finetune("policy-full-5", few, p.finetune_steps, "--init", at["pretrained"], "--adaptation", "full")),
-    ]  # fmt: skip
+            arguments=finetune(
+                "policy-full-20", 20, p.finetune_20_steps, "--init", at["pretrained"], "--adaptation", "full"
+            ),
+        ),
+        Job(
+            name="lora-5",
+            says="fine-tune on 5 demonstrations per skill, LoRA",
+            seconds=80,
+            after=("pretrain", "demonstration-labels"),
+            arguments=finetune(
+                "policy-lora-5", few, p.finetune_steps, "--init", at["pretrained"], "--adaptation", "lora"
+            ),
+        ),
+        Job(
+            name="full-5",
+            says="fine-tune on 5 demonstrations per skill, all weights",
+            seconds=80,
+            after=("pretrain", "demonstration-labels"),
+            arguments=finetune(
+                "policy-full-5", few, p.finetune_steps, "--init", at["pretrained"], "--adaptation", "full"
+            ),
+        ),
+    ]
     made = {
         "policy-full-20": "full-20",
         "policy-lora-5": "lora-5",
@@ -257,8 +370,8 @@ def write_summary(run: Path, p: DemoPlan, seconds: float) -> Summary:
                 {"training": 0, "split": SPLIT_SEED},
             ),
         ],
-        text="Video of five simulated arms, latent actions learned from it, a policy pre-trained on them and fine-tuned on a "
-        "few demonstrations. One seed: the numbers show that the way is whole, not which method is better.",
+        text="Video of five simulated arms, latent actions learned from it, a policy pre-trained on them and fine-tuned "
+        "on a few demonstrations. One seed: the numbers show that the way is whole, not which method is better.",
     )
     write_json(run / "summary.json", summary.to_json())
     return summary

@@ -47,12 +47,13 @@ class JobFailedError(RuntimeError):
 
 @dataclass(kw_only=True)
 class Jobs:
-    """Runs jobs in an order that respects `after`, `lanes` at a time. Jobs marked as done are not run again."""
+    """Runs `jobs`, each listed behind those it needs, `lanes` at a time. Jobs marked as done are not run again."""
 
     jobs: Sequence[Job]
     folder: Path
     lanes: int = 2
     say_every_s: float = 15.0
+    command: tuple[str, ...] = (sys.executable, "-m", "cyclemimic.cli")
     _running: dict[str, tuple[subprocess.Popen[bytes], float]] = field(default_factory=dict)
     _done: dict[str, float] = field(default_factory=dict)  # name -> seconds it took
     _began_s: float = field(default_factory=time.monotonic)
@@ -102,7 +103,7 @@ class Jobs:
             if len(self._running) < self.lanes and idle and all(name in self._done for name in job.after):
                 print(f"- {job.says}", flush=True)
                 with self._log(job).open("wb") as log:
-                    command = [sys.executable, "-m", "cyclemimic.cli", *job.arguments]
+                    command = [*self.command, *job.arguments]
                     process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
                 self._running[job.name] = (process, time.monotonic())
 
@@ -132,7 +133,7 @@ class Jobs:
         return f"  {duration(spent_s)}: {', '.join(now)}; about {duration(self._left_s())} left"
 
     def _left_s(self) -> float:
-        """Guess: the longest chain of jobs that is still ahead, or all work shared by the lanes, whichever is longer."""
+        """Guess: the longest chain of jobs ahead, or all work shared by the lanes, whichever is longer."""
         pace = sum(self._done.values()) / max(1.0, sum(j.seconds for j in self.jobs if j.name in self._done))
         pace = pace if self._done else 1.0
         left: dict[str, float] = {}

@@ -36,10 +36,11 @@ from cyclemimic.evaluate.rollout import (
     with_instruction,
 )
 from cyclemimic.policy.policy import LatentActionPolicy
-from cyclemimic.store.atomic import sha256_file, write_json
+from cyclemimic.store.atomic import read_json, sha256_file, write_json
 from cyclemimic.store.frame_cache import FrameCache
 from cyclemimic.store.label_store import LabelStore
 from cyclemimic.tokenizer.tokenizer import WEIGHTS, LatentActionTokenizer
+from cyclemimic.train.checkpoint import CONFIG_FILE
 from cyclemimic.train.labels import label_cache
 from cyclemimic.train.loop import train, use_threads
 from cyclemimic.train.progress import Progress
@@ -200,9 +201,8 @@ def run_pretrain(
     if held_out.any():
         scores = stage.validate(data.subset(np.flatnonzero(held_out)))
         write_json(run / "validation.json", asdict(scores))
-        print(
-            f"held-out clips: latent NLL {scores.latent_nll:.3f} nats, accuracy {[round(a, 3) for a in scores.slot_accuracy]}"
-        )
+        accuracy = ", ".join(f"{a:.2f}" for a in scores.slot_accuracy)
+        print(f"held-out clips: latent NLL {scores.latent_nll:.3f} nats, accuracy by slot {accuracy}")
     return run
 
 
@@ -217,11 +217,12 @@ def demonstrations(source: FilmSource, *, body: str, skills: Sequence[str], per_
             got="none",
             remedy=did_you_mean(body, known),
         )
+    skill_of = {clip.name: re.sub(r"-\d+$", "", Path(clip.name).stem) for clip in clips}
+    wanted = chosen("skills", skills, sorted(set(skill_of.values())))
     by_skill: dict[str, list[Episode]] = {}
     for clip in clips:
-        skill = re.sub(r"-\d+$", "", Path(clip.name).stem)
-        have = by_skill.setdefault(skill, [])
-        if (not skills or skill in skills) and len(have) < per_skill:
+        have = by_skill.setdefault(skill_of[clip.name], [])
+        if skill_of[clip.name] in wanted and len(have) < per_skill:
             have.append(source.read(clip))
     short = {skill: len(have) for skill, have in by_skill.items() if 0 < len(have) < per_skill}
     if short:
@@ -245,16 +246,20 @@ def run_finetune(
     labels: Path | None,
     init: Path | None,
     threads: int,
-    world: str = "arms",
     checkpoint_every: int = 500,
 ) -> Path:
     """Station 3, second half: physical actions from a few demonstrations."""
     use_threads(threads)
     episodes = demonstrations(source, body=body, skills=skills, per_skill=per_skill)
     store = None if labels is None else LabelStore.open(labels)
+    if store is not None:
+        # Codes mean what the tokenizer behind the pre-training means by them; another one's would fit in size alone.
+        begun = init / CONFIG_FILE if init is not None else None
+        known = read_json(begun).get("tokenizer") if begun is not None and begun.exists() else None
+        store.require(source_hash=source.fingerprint(), tokenizer_sha256=known)
     chunk_steps = config.network.head.chunk_steps
     data = demonstration_data(episodes, store, chunk_steps=chunk_steps)
-    stage = FinetuneStage(config, data, camera=make_world(world).camera, init=init)
+    stage = FinetuneStage(config, data, camera=source.camera, init=init)
     train(
         stage,
         name=run.name,

@@ -7,12 +7,14 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from cyclemimic.errors import InputError
 from cyclemimic.store.weights import load_tensors, save_tensors
 
+CONFIG_FILE = "config.json"
 PREFIX = "step-"
 UNFINISHED = ".unfinished-"
 
@@ -53,23 +55,32 @@ def claim_run(run_dir: Path, config: Mapping[str, object]) -> None:
     Raises:
         InputError: the folder already belongs to another configuration; names the fields that differ.
     """
-    path = run_dir / "config.json"
+    path = run_dir / CONFIG_FILE
     wanted = json.loads(json.dumps(config, default=str))
     if path.exists():
         found = json.loads(path.read_text())
         if found == wanted:
             return
-        differing = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
+        there, here = _leaves(found), _leaves(wanted)
+        differing = sorted(k for k in {*there, *here} if there.get(k) != here.get(k))
         raise InputError(
             path,
             expected="the configuration of this command",
-            got=", ".join(f"{k} {found.get(k)} there, {wanted.get(k)} here" for k in differing),
+            got=", ".join(f"{k} {there.get(k)} there, {here.get(k)} here" for k in differing),
             remedy="Name another --run, or repeat the command that began this one to resume it.",
         )
     run_dir.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(wanted, indent=1, sort_keys=True))
     temporary.replace(path)
+
+
+def _leaves(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """The values of nested mappings by dotted names, such as `optim.steps`."""
+    leaves: dict[str, Any] = {}
+    for key, value in config.items():
+        leaves |= _leaves(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value}
+    return leaves
 
 
 def _steps(folder: Path) -> list[int]:

@@ -10,14 +10,14 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from cyclemimic.data.sources.folder import FolderSource
-from cyclemimic.data.writers.film import ACTIONS, VIDEO, WORLD, space_from_json
+from cyclemimic.data.writers.film import ACTIONS, VIDEO, WORLD, camera_from_json, space_from_json
 from cyclemimic.errors import InputError
 from cyclemimic.store.atomic import read_json
-from cyclemimic.types import ActionSpace, ClipInfo, Episode, Float32
+from cyclemimic.types import ActionSpace, CameraSpec, ClipInfo, Episode, Float32
 
 
 class FilmSource:
-    """Episodes with actions [T-1, A], proprioception [T, P] and the action space they are meant in.
+    """Episodes with actions [T-1, A] and the action space they are meant in, proprioception [T, P], and the camera.
 
     Its clips and its fingerprint are those of `FolderSource(path / "video")`, so that labels of one are
     labels of the other.
@@ -28,6 +28,7 @@ class FilmSource:
         self.name = f"film:{path}"
         world = read_json(self.path / WORLD)
         self.action_space: ActionSpace = space_from_json(world.get("action_space", {}), self.path / WORLD)
+        self.camera: CameraSpec = camera_from_json(world.get("camera", {}), self.path / WORLD)
         if not (self.path / ACTIONS).is_dir():
             remedy = f"Film again with actions, or read {VIDEO!r} as a folder of videos."
             raise InputError(self.path, expected=f"a folder {ACTIONS!r}", got="none", remedy=remedy)

@@ -24,7 +24,7 @@ from cyclemimic.data.sources.folder import SIDECAR, SidecarRow, sidecar_line
 from cyclemimic.data.video import write_video
 from cyclemimic.errors import InputError, did_you_mean
 from cyclemimic.store.atomic import alone_in, read_json, write_atomically, write_json
-from cyclemimic.types import ActionSpace, Axis, Float32, Observation, Task, UInt8, World
+from cyclemimic.types import ActionSpace, Axis, CameraSpec, Float32, Observation, Task, UInt8, World
 
 FORMAT = "cyclemimic-film-1"
 WORLD, REPORT, JOURNAL, VIDEO, ACTIONS = "world.json", "report.json", "episodes.jsonl", "video", "actions"
@@ -103,6 +103,15 @@ def space_from_json(value: dict[str, Any], where: Path) -> ActionSpace:
     except (KeyError, TypeError) as error:
         remedy = "The file is damaged; film again."
         raise InputError(where, expected="an action space", got=f"a fault at {error}", remedy=remedy) from None
+
+
+def camera_from_json(value: dict[str, Any], where: Path) -> CameraSpec:
+    """The camera as `world.json` holds it. InputError where a field is missing or of another kind."""
+    try:
+        return CameraSpec(name=str(value["name"]), height_px=int(value["height_px"]), width_px=int(value["width_px"]))
+    except (KeyError, TypeError, ValueError) as error:
+        remedy = "The file is damaged; film again."
+        raise InputError(where, expected="a camera", got=f"a fault at {error}", remedy=remedy) from None
 
 
 def film(

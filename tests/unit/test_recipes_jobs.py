@@ -1,0 +1,56 @@
+"""Commands run in an order that respects what they need; a failed one stops all, and a later run goes on."""
+
+import sys
+
+import pytest
+
+from cyclemimic.recipes.demo import demo_jobs, plan
+from cyclemimic.recipes.jobs import Job, JobFailedError, Jobs
+
+
+def job(name, *arguments, after=()):
+    return Job(name=name, arguments=arguments or ("print()",), seconds=1, says=name, after=after)
+
+
+PYTHON = (sys.executable, "-c")
+
+
+def test_all_jobs_run_once_and_are_not_run_again(tmp_path, capsys):
+    jobs = [job("a"), job("b", after=("a",))]
+    Jobs(jobs=jobs, folder=tmp_path, command=PYTHON).run()
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("- ")] == ["- a", "- b"]
+    Jobs(jobs=jobs, folder=tmp_path, command=PYTHON).run()
+    assert "- a" not in capsys.readouterr().out
+
+
+def test_a_failed_job_shows_the_end_of_what_it_said(tmp_path):
+    jobs = [job("bad", "raise SystemExit('no such folder: nowhere')"), job("next", after=("bad",))]
+    with pytest.raises(JobFailedError, match="nowhere"):
+        Jobs(jobs=jobs, folder=tmp_path / "jobs", command=PYTHON).run()
+    assert not (tmp_path / "jobs" / "done" / "next.json").exists()
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_the_demo_never_asks_for_what_no_earlier_command_makes(tmp_path, quick):
+    jobs = demo_jobs(tmp_path, plan(quick))
+    names = [j.name for j in jobs]
+    assert len(set(names)) == len(names)
+    for number, j in enumerate(jobs):
+        assert set(j.after) <= set(names[:number]), j.name
+
+
+def test_compared_policies_differ_only_in_where_they_start(tmp_path):
+    jobs = {j.name: j.arguments for j in demo_jobs(tmp_path, plan(False))}
+
+    def flags(name):
+        words = jobs[name]
+        return dict(zip(words[1::2], words[2::2], strict=True))
+
+    p = plan(False)
+    scratch, full = flags("scratch"), flags("full-5")
+    assert int(scratch.pop("--steps")) == p.pretrain_steps + int(full.pop("--steps"))
+    full.pop("--init")
+    assert {k: v for k, v in scratch.items() if k != "--run"} == {k: v for k, v in full.items() if k != "--run"}
+    ac3, genie = flags("ac3"), flags("genie")
+    differing = {k for k in ac3 if ac3[k] != genie[k]}
+    assert differing == {"--run", "--objective"}
