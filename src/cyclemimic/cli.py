@@ -96,7 +96,7 @@ def tokenizer(
         run: folder for weights, metrics and checkpoints.
         recipe: tiny, or package.module:function.
         objective: trunk and genie are reconstruction alone; ac3 adds the cycle and the discriminator.
-        trunk: a run to begin from; both objectives branch off one.
+        trunk: a run to begin from, so that both objectives branch off one; without it one run does both parts.
         steps: updates; the recipe's unless given.
         gap_s: seconds between the two frames of a pair.
         decoder: motion moves what is in the frame, pixel paints.
@@ -105,9 +105,8 @@ def tokenizer(
         threads: of one core each; final weights depend on it.
         cache: folder of decoded frames.
     """
-    config = getattr(the_recipe(recipe), objective)
-    if trunk is None and objective != "trunk":
-        config = replace(config, first_batch=0)
+    found = the_recipe(recipe)
+    config = found.in_one_run(objective) if trunk is None else getattr(found, objective)
     changes = {"steps": steps, "gap_s": gap_s, "seed": seed, "threads": threads}
     config = replace(config, **{k: v for k, v in changes.items() if v is not None})
     if decoder is not None:

@@ -7,8 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from cyclemimic.data.video import read_video, write_video
 from cyclemimic.store.atomic import sha256_file
 from cyclemimic.store.frame_cache import FrameCache
 from cyclemimic.store.label_store import LabelStore
@@ -78,6 +80,17 @@ def test_the_critic_and_the_buffer_were_at_work(killed, labelled):
 def test_stores_are_equal_byte_for_byte(killed, labelled, store):
     unbroken, broken = (hashes(folder) for folder in sides(labelled, store))
     assert len(unbroken) >= 2 and broken == unbroken, killed[store]["moments"]
+
+
+def test_equal_pictures_make_equal_videos_whatever_memory_held(filmed, tmp_path):
+    rng, kept = np.random.default_rng(3), []
+    for path in sorted((filmed / "film/video/scara").glob("push_left-*.mp4")):
+        frames, seen = read_video(path).frames, set()
+        for _ in range(8):
+            kept = [*kept[-20:], np.full(rng.integers(1, 300_000), rng.integers(255), np.uint8)]
+            write_video(tmp_path / "again.mp4", frames, 5.0)
+            seen.add(sha256_file(tmp_path / "again.mp4"))
+        assert len(seen) == 1, path.name
 
 
 def test_a_store_that_was_killed_can_be_read(killed, labelled):

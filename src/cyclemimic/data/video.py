@@ -152,7 +152,8 @@ def write_video(path: Path | str, frames: UInt8, fps: float) -> None:
     """Write frames [T, H, W, 3] as H.264 in an mp4, atomically; equal frames give equal bytes.
 
     Colour is not subsampled (yuv444p) and the quality is high (crf 6): thin arms of one pixel must survive.
-    One thread, because the encoder's bytes depend on the number of threads.
+    One thread and no B-frames: the encoder's bytes depend on the number of threads, and where small pictures have
+    B-frames also on what lay in memory before.
     """
     check_picture(frames, f"frames for {Path(path).name}", ndim=4)
     if not (len(frames) and fps > 0):
@@ -160,7 +161,7 @@ def write_video(path: Path | str, frames: UInt8, fps: float) -> None:
         raise InputError(path, expected="frames and a rate above 0", got=got, remedy="Record something.")
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
-        options = {"crf": "6", "preset": "medium", "threads": "1", "g": "12"}
+        options = {"crf": "6", "preset": "medium", "threads": "1", "g": "12", "bf": "0"}
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(60060), options=options)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv444p"

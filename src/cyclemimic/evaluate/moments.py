@@ -33,7 +33,9 @@ class Pairs:
 
     def take(self, index: Int64) -> Self:
         """The pairs that `index` names, in its order."""
-        arrays: dict[str, Any] = {name: value[index] for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+        arrays: dict[str, Any] = {
+            name: value[index] for name, value in vars(self).items() if isinstance(value, np.ndarray)
+        }
         return replace(self, **arrays)
 
     def of_body(self, name: str) -> Int64:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from cyclemimic.errors import InputError, did_you_mean
+from cyclemimic.tokenizer.objective import Ramp
 from cyclemimic.train.stage1_tokenizer import TokenizerTraining
 from cyclemimic.train.stage2_pretrain import PretrainConfig
 from cyclemimic.train.stage3_finetune import FinetuneConfig
@@ -31,6 +33,21 @@ class Recipe:
     pretrain: PretrainConfig
     finetune: FinetuneConfig
     policy_size_px: int
+
+    def in_one_run(self, objective: Literal["trunk", "genie", "ac3"]) -> TokenizerTraining:
+        """Trunk and branch as one run from random weights: AC3 comes as late and as gently as behind a trunk."""
+        if objective == "trunk":
+            return self.trunk
+        branch: TokenizerTraining = getattr(self, objective)
+        steps = self.trunk.steps + branch.steps
+
+        def shifted(ramp: Ramp) -> Ramp:
+            start = (self.trunk.steps + ramp.start * branch.steps) / steps
+            return replace(ramp, start=start, length=ramp.length * branch.steps / steps)
+
+        terms = branch.objective
+        terms = replace(terms, cycle=shifted(terms.cycle), realism=shifted(terms.realism))
+        return replace(self.trunk, objective=terms, steps=steps, final_learning_rate=branch.final_learning_rate)
 
 
 def find_recipe(name: str, table: dict[str, Callable[[], Recipe]]) -> Recipe:

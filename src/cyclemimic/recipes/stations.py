@@ -366,7 +366,7 @@ def fitted_judge(folder: Path, training: TruePairs, held_out: TruePairs) -> Judg
 
 
 def shown(show: Show, world: World) -> Instruct | None:
-    """How an episode's observations are changed before the policy sees them: the controls of DESIGN 6."""
+    """How an episode's observations are changed before the policy sees them: the controls of every result."""
     if show == "as it is":
         return None
     if show == "black":

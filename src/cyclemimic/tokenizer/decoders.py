@@ -1,4 +1,4 @@
-"""D: a frame and a latent action to the later frame. Three families behind one Protocol.
+"""D: a frame and a latent action to the later frame. Painting and moving, behind one Protocol.
 
 Letters in shapes: B batch, H W picture, L tokens of a latent action, D code width.
 """

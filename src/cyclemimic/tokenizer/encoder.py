@@ -27,7 +27,7 @@ class EncoderConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class NowStream:
-    """What the frame now contributes to every later frame: keys and values of each block, and the patches' features."""
+    """What the frame now contributes to every later frame: keys and values of each block."""
 
     memory: tuple[KeyValue, ...]
 
