@@ -22,7 +22,7 @@ HINDSIGHT_AXES = 3  # x, y, z of the hand at the end of the demonstration
 
 @dataclass(frozen=True, kw_only=True)
 class HeadConfig:
-    """Sizes of the action decoder; the defaults come from the desk-scale studies."""
+    """Sizes of the action decoder; the defaults come from short runs on a CPU."""
 
     channels: int = 48
     maps: int = 32  # spatial softmax maps, each gives one point of the picture
@@ -71,7 +71,7 @@ class SteeredReader(nn.Module):
 
 
 class ActQueryHead(nn.Module):
-    """ACT query state and picture to a chunk, with an auxiliary guess of where the hand will end (paper 1.3).
+    """ACT query state and picture to a chunk, with an auxiliary guess of where the hand will end (paper, policy).
 
     Proprioception enters here only, through a linear path that starts at zero: a reader that was pre-trained on video
     (which has no proprioception) therefore starts fine-tuning with the features it ended pre-training with, and one
@@ -124,7 +124,7 @@ class ActQueryHead(nn.Module):
 
 
 class CodeReadout(nn.Module):
-    """Codes from the reader's features: pre-trains the decoder's visual path, then goes. Engineering (policy study)."""
+    """Codes from the reader's features: pre-trains the decoder's visual path, then goes. Engineering."""
 
     def __init__(self, hidden: int, *, num_codes: int, num_tokens: int) -> None:
         super().__init__()
@@ -145,16 +145,16 @@ def spatial_softmax(heat: Tensor) -> Tensor:
 
 
 def action_loss(predicted: Tensor, actions: Tensor, mask: Tensor) -> Tensor:
-    """Mean absolute error over the steps [B, S] that `mask` marks as real (paper 1.3, L1 on actions)."""
+    """Mean absolute error over the steps [B, S] that `mask` marks as real (paper, policy, L1 on actions)."""
     error = (predicted - actions).abs().mean(-1) * mask
     return error.sum() / mask.sum().clamp_min(1)
 
 
 def hindsight_loss(predicted: Tensor, target: Tensor) -> Tensor:
-    """Mean absolute error of the guessed end point [B, 3], normalised. Engineering (policy study)."""
+    """Mean absolute error of the guessed end point [B, 3], normalised. Engineering."""
     return (predicted - target).abs().mean()
 
 
 def readout_loss(logits: Tensor, codes: Tensor) -> Tensor:
-    """Mean cross-entropy of the codes [B, L] under logits [B, L, K], nats per token. Engineering (policy study)."""
+    """Mean cross-entropy of the codes [B, L] under logits [B, L, K], nats per token. Engineering."""
     return F.cross_entropy(logits.flatten(0, 1), codes.flatten())

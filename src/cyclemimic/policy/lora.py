@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from cyclemimic.errors import InputError
@@ -30,10 +28,13 @@ def adapted_layers(network: PolicyNetwork) -> list[str]:
 
 
 def apply_lora(network: PolicyNetwork, *, rank: int, alpha: float, seed: int) -> None:
-    """Freeze the backbone and put adapters into it, in place; the action head stays fully trained (paper 1.3).
+    """Freeze the backbone and put adapters into it, in place; the action head stays fully trained (paper, policy).
 
     The policy computes the same as before until the first update, since one factor of each adapter starts at zero.
     """
+    # Here and not above: importing it takes seconds, and only LoRA needs it.
+    from peft import LoraConfig, inject_adapter_in_model
+
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=adapted_layers(network), bias="none")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(entropy_for(seed, 0, "lora-weights"))
@@ -45,6 +46,8 @@ def apply_lora(network: PolicyNetwork, *, rank: int, alpha: float, seed: int) ->
 
 def merge_lora(network: PolicyNetwork) -> None:
     """Add the adapters to the weights they adapt and take them out, in place: acting costs what it did before."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
     layers = [(name, module) for name, module in network.named_modules() if isinstance(module, BaseTunerLayer)]
     for name, layer in layers:
         layer.merge()

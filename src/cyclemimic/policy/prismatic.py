@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from cyclemimic.errors import InputError
 from cyclemimic.nn.batches import ObservationBatch
@@ -40,7 +39,7 @@ class PrismaticConfig:
 
 
 class PrismaticBackbone(nn.Module):
-    """[visual tokens][BOS words][LACT x l_z][ACT] through a causal language model (paper 1.3).
+    """[visual tokens][BOS words][LACT x l_z][ACT] through a causal language model (paper, policy).
 
     Weights are random; nothing is downloaded. Padded words are masked and take up no position.
     """
@@ -169,6 +168,9 @@ def build_tower(config: PrismaticConfig) -> ConvTower | PrismaticVision:
 
 def build_language(config: PrismaticConfig, vocabulary_size: int) -> Any:
     """A causal language model of `transformers` with random weights and no dropout."""
+    # Here and not above: importing them takes seconds, which verbs without a policy need not pay.
+    from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
     kinds = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)}
     if config.language not in kinds:
         raise InputError(

@@ -6,19 +6,17 @@ Letters in shapes: B batch, N visual tokens, D width of the language model, C ch
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import (
-    Dinov2WithRegistersConfig,
-    Dinov2WithRegistersModel,
-    SiglipVisionConfig,
-    SiglipVisionModel,
-)
 
 from cyclemimic.errors import InputError
 from cyclemimic.policy.backbone import VisualFeatures
+
+if TYPE_CHECKING:
+    from transformers import Dinov2WithRegistersConfig, SiglipVisionConfig
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIGLIP_MEAN, SIGLIP_STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
@@ -26,7 +24,7 @@ SIGLIP_MEAN, SIGLIP_STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 
 @dataclass(frozen=True, kw_only=True)
 class ConvTowerConfig:
-    """Sizes of the convolutional tower; the defaults come from the desk-scale studies."""
+    """Sizes of the convolutional tower; the defaults come from short runs on a CPU."""
 
     channels: tuple[int, int] = (24, 48)
     token_rows: int = 4  # the map is pooled to token_rows x token_rows visual tokens
@@ -106,7 +104,7 @@ class ConvTower(nn.Module):
 
 
 class PrismaticVision(nn.Module):
-    """DINOv2 and SigLIP features of the last layer but one, joined patch by patch (Prismatic; paper 1.3)."""
+    """DINOv2 and SigLIP features of the last layer but one, joined patch by patch (Prismatic; paper, policy)."""
 
     mean: Tensor
     std: Tensor
@@ -121,6 +119,9 @@ class PrismaticVision(nn.Module):
                 got=f"{image_px} px with patches of {config.dino.patch_px} and {config.siglip.patch_px} px",
                 remedy="Give both towers one patch size that divides image_px.",
             )
+        # Here and not above: importing these takes seconds, and only this tower needs them.
+        from transformers import Dinov2WithRegistersModel, SiglipVisionModel
+
         self.image_px, self.side = image_px, int(next(iter(sides)))
         self.skipped = 1 + config.registers  # class token and registers stand before DINOv2's patches
         self.num_tokens, self.map_channels = self.side**2, config.dino.width + config.siglip.width
@@ -150,6 +151,8 @@ class PrismaticVision(nn.Module):
 
 
 def _dino_config(config: PrismaticVisionConfig, image_px: int) -> Dinov2WithRegistersConfig:
+    from transformers import Dinov2WithRegistersConfig
+
     size = config.dino
     return Dinov2WithRegistersConfig(
         hidden_size=size.width,
@@ -163,6 +166,8 @@ def _dino_config(config: PrismaticVisionConfig, image_px: int) -> Dinov2WithRegi
 
 
 def _siglip_config(size: VitSize, image_px: int) -> SiglipVisionConfig:
+    from transformers import SiglipVisionConfig
+
     return SiglipVisionConfig(
         hidden_size=size.width,
         intermediate_size=size.mlp_width,

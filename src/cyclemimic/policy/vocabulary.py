@@ -32,7 +32,7 @@ def split_words(sentence: str) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Vocabulary:
-    """Token ids in this order: PAD, BOS, UNK, the words sorted, LACT_1 .. LACT_K, ACT (paper 2.2, vocabulary).
+    """Token ids in this order: PAD, BOS, UNK, the words sorted, LACT_1 .. LACT_K, ACT (after UniVLA, vocabulary).
 
     The K latent tokens are shared by all l_z slots, as in the paper.
     """

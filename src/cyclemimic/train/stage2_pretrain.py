@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
-    """What pre-training does; the defaults come from the desk-scale studies (batch 16, not 32: updates count)."""
+    """What pre-training does; the defaults come from short runs on a CPU (batch 16, not 32: updates count)."""
 
     network: NetworkConfig = field(default_factory=NetworkConfig)
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(steps=4000))
@@ -143,7 +143,7 @@ def pretrain_data(caches: Sequence[FrameCache], labels: LabelStore | Sequence[La
 
 
 class PretrainStage:
-    """Latent policy and the visual half of the action decoder, trained on labelled video (paper 1.3, pre-training).
+    """Latent policy and the visual half of the action decoder, trained on labelled video (paper, policy, pre-training).
 
     A step is a pure function of (state, seed, step). Bodies are drawn uniformly, then their moments.
     """

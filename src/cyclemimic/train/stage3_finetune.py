@@ -44,7 +44,7 @@ ADAPTER_FILE = "adapters.safetensors"
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
-    """What fine-tuning does; the defaults come from the desk-scale studies, LoRA's from UniVLA."""
+    """What fine-tuning does; the defaults come from short runs on a CPU, LoRA's from UniVLA."""
 
     network: NetworkConfig = field(default_factory=NetworkConfig)  # not looked at where `init` names a folder
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -128,7 +128,7 @@ def demonstration_data(
 
 
 class FinetuneStage:
-    """Latent NLL and L1 on action chunks, with or without pre-training by identical code (paper 1.3, fine-tuning).
+    """Latent NLL and L1 on action chunks, with or without pre-training by identical code (paper, policy, fine-tuning).
 
     A step is a pure function of (state, seed, step). Proprioception enters in this stage only.
     """

@@ -26,7 +26,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """How a policy stage moves its weights; the defaults come from the desk-scale studies."""
+    """How a policy stage moves its weights; the defaults come from short runs on a CPU."""
 
     steps: int = 2000
     learning_rate: float = 1e-3
