@@ -255,24 +255,24 @@ def evaluate(
                 got="none",
                 remedy="Name what `film` wrote.",
             )
-        print(stations.run_quality(run, source, judge or run.parent / "judge", out or run, cache_root=cache))
+        record = stations.run_quality(run, source, judge or run.parent / "judge", out or run, cache_root=cache)
+        print(stations.quality_text(record))
         return
     if body is None:
         raise InputError(
             "--body", expected="the body that acts", got="none", remedy="Name the body of the demonstrations."
         )
-    print(
-        stations.run_rollouts(
-            run,
-            world,
-            body=body,
-            skills=skills,
-            episodes=episodes,
-            first_seed=first_seed,
-            show=show,
-            out=out or run,
-        )
+    result = stations.run_rollouts(
+        run,
+        world,
+        body=body,
+        skills=skills,
+        episodes=episodes,
+        first_seed=first_seed,
+        show=show,
+        out=out or run,
     )
+    print(stations.rollout_text(result))
 
 
 def inspect(

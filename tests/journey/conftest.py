@@ -1,5 +1,7 @@
 """The journey is made once for the session; tests look at what it left, and change copies only."""
 
+import contextlib
+import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,9 +41,11 @@ class Journey:
     def cache(self) -> tuple[str, str]:
         return "--cache", str(self.root / "cache")
 
-    def run(self, verb: str, *words: object) -> None:
-        """One command of the command line, in this process."""
-        main([verb, *(str(w) for w in words)])
+    def run(self, verb: str, *words: object) -> str:
+        """One command of the command line, in this process; returns what it printed."""
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            main([verb, *(str(w) for w in words)])
+        return said.getvalue()
 
     def tokenizer(self, name: str, objective: str, *words: object) -> None:
         run = ("--run", self / name, "--objective", objective)
@@ -90,11 +94,11 @@ def journey(labelled) -> Journey:
         labelled.finetune(f"policy-{adaptation}", "--adaptation", adaptation)
     for show in ("as it is", "swapped", "black"):
         words = ("--body", BODIES[0], "--skills", *SKILLS, "--episodes", 1, "--show", show)
-        labelled.run("evaluate", labelled / "policy-lora", *words)
+        said = labelled.run("evaluate", labelled / "policy-lora", *words)
+        (labelled / f"said-{show.split()[0]}.txt").write_text(said)
     few_steps_judge(labelled)
-    labelled.run(
-        "evaluate", labelled / "ac3", "--source", labelled.film, "--judge", labelled / "judge", *labelled.cache
-    )
+    words = ("--source", labelled.film, "--judge", labelled / "judge", *labelled.cache)
+    (labelled / "said-quality.txt").write_text(labelled.run("evaluate", labelled / "ac3", *words))
     labelled.run("inspect", labelled / "genie", "--source", labelled.video, *labelled.cache)
     return labelled
 

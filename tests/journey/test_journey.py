@@ -47,15 +47,14 @@ def test_film(filmed):
     assert videos == actions and len(videos) == sum(c["successes"] for c in counts)
 
 
-def test_film_in_the_drawn_world_without_actions(filmed, tmp_path, capsys):
-    filmed.run("film", "drawn", "--out", tmp_path, "--episodes", 1, "--skills", "reach", "--no-actions")
-    assert "4 clips" in capsys.readouterr().out
+def test_film_in_the_drawn_world_without_actions(filmed, tmp_path):
+    said = filmed.run("film", "drawn", "--out", tmp_path, "--episodes", 1, "--skills", "reach", "--no-actions")
+    assert "4 clips" in said
     assert not (tmp_path / "actions").exists() and len(list(tmp_path.rglob("*.mp4"))) == 4
 
 
-def test_data_check(filmed, capsys):
-    filmed.run("data", "check", filmed.video)
-    said = capsys.readouterr().out
+def test_data_check(filmed):
+    said = filmed.run("data", "check", filmed.video)
     assert "0 of no use" in said and all(f"{body}: " in said for body in BODIES)
     assert re.search(r"20 clips, 20 with a sentence", said)
 
@@ -155,6 +154,15 @@ def test_quality_is_written_with_its_references_and_its_judge(journey):
     assert not list((journey / "ac3").glob("judge*"))
 
 
+def test_evaluate_says_its_numbers_in_lines(journey):
+    said = {name: (journey / f"said-{name}.txt").read_text() for name in ("as", "swapped", "black", "quality")}
+    for name in ("as", "swapped", "black"):
+        assert re.search(r"^all +\d+% \(.*\), n 2$", said[name], re.M)
+        assert len(said[name].splitlines()) == 1 + len(SKILLS)
+    assert re.search(r"^transfer cos +-?\d\.\d{3}$", said["quality"], re.M)
+    assert "the judge is refused: R2" in said["quality"] and max(map(len, said["quality"].splitlines())) < 120
+
+
 def test_pages_stand_alone(journey):
     page = (journey / "genie/inspect/inspect.html").read_text()
     assert page.count("data:image/png;base64,") >= 3
@@ -163,17 +171,15 @@ def test_pages_stand_alone(journey):
     assert {"usage.png", "transfer.png", "codes.png"} <= {p.name for p in (journey / "genie/inspect").iterdir()}
 
 
-def test_doctor(filmed, capsys):
-    filmed.run("doctor")
-    said = capsys.readouterr().out
+def test_doctor(filmed):
+    said = filmed.run("doctor")
     assert all(word in said for word in ("processor", "python", "torch", "GPU", "GB free", "64 px without OpenGL"))
 
 
-def test_the_same_commands_again_change_nothing(journey, capsys):
+def test_the_same_commands_again_change_nothing(journey):
     kept = {name: hashes(journey / name) for name in (*RUNS, "labels", "film")}
     words = ("--episodes", 5, "--first-seed", 1000, "--bodies", *BODIES, "--skills", *SKILLS)
-    journey.run("film", "arms", "--out", journey / "film", *words)
-    assert "0 of them filmed now" in capsys.readouterr().out
+    assert "0 of them filmed now" in journey.run("film", "arms", "--out", journey / "film", *words)
     journey.tokenizer("ac3", "ac3", "--trunk", journey / "trunk")
     journey.run(
         "label", "--source", journey.video, "--tokenizer", journey / "ac3", "--out", journey / "labels", *journey.cache

@@ -34,6 +34,7 @@ class JudgeConfig:
     Args:
         width: channels of the first layer.
         steps: updates; time is bounded by steps and not by a clock, so that the judge is the same everywhere.
+        still: share of training pairs that show one frame twice, with displacement zero.
         moving_cm: displacements above this count in the cosine.
         least_r2: held-out R2 that it must reach.
         most_change: how much R2 may change when the later frame is blurred.
@@ -44,6 +45,7 @@ class JudgeConfig:
     batch_size: int = 64
     learning_rate: float = 2e-3
     weight_decay: float = 0.02
+    still: float = 0.06
     moving_cm: float = 2.0
     least_r2: float = 0.8
     most_change: float = 0.05
@@ -212,10 +214,14 @@ def _fit(net: JudgeNet, train: TruePairs, target: Tensor, seed: int, config: Jud
         # A motion run backwards is a motion too: the opposite one.
         back = torch.rand(len(index), generator=generator) < 0.5
         now, later = torch.where(back[:, None, None, None], torch.stack([later, now]), torch.stack([now, later]))
+        # A frame and itself: nothing moved. Else a decoder that copies would be read as anything.
+        still = torch.rand(len(index), generator=generator) < config.still
+        later = torch.where(still[:, None, None, None], now, later)
         told = net(*spoil(now, later, generator))
-        loss = F.smooth_l1_loss(told, target[index] * torch.where(back, -1.0, 1.0)[:, None])
+        sign = torch.where(back, -1.0, 1.0) * ~still
+        loss = F.smooth_l1_loss(told, target[index] * sign[:, None])
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
         schedule.step()

@@ -1,7 +1,8 @@
-"""Frames to patch features: the Protocol of feature backbones, and the trainable convolutional twin of the tiny recipe."""
+"""Frames to patch features: the Protocol of feature backbones, and the convolutional twin of the tiny recipe."""
 
 from __future__ import annotations
 
+import itertools
 from typing import Protocol
 
 import torch
@@ -12,7 +13,7 @@ from cyclemimic.nn.batches import Features
 
 
 class FeatureBackbone(Protocol):
-    """Frames [B, 3, H, W] in [0, 1] to patch features; differentiable in its input even where its weights are frozen."""
+    """Frames [B, 3, H, W] in [0, 1] to patch features; differentiable in its input even where it is frozen."""
 
     width: int  # C, channels of a patch feature
     stride_px: int  # side of the square of pixels that one patch stands for
@@ -40,7 +41,7 @@ class ConvStem(nn.Module):
         between = [max(16, width >> (halvings - 1 - i)) for i in range(halvings - 1)]
         widths = [channels + 2, *between, width]
         self.convolutions = nn.ModuleList(
-            nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in zip(widths[:-1], widths[1:], strict=True)
+            nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in itertools.pairwise(widths)
         )
         self.mix = nn.Conv2d(width, width, 3, padding=1)
 

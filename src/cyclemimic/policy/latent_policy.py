@@ -35,7 +35,7 @@ class LatentPolicy(nn.Module):
         return self.backbone.decode(observation, self.num_tokens, lambda state: self.code_logits(state).argmax(-1))
 
     def latent_loss(self, slots: Tensor, codes: Tensor) -> Tensor:
-        """Mean negative log-likelihood of the latent tokens over the *whole* vocabulary, nats per token (paper, policy)."""
+        """Mean negative log-likelihood of the latent tokens over the whole vocabulary, nats a token (paper, policy)."""
         logits = self.backbone.token_logits(slots)
         return F.cross_entropy(logits.flatten(0, 1), (codes + self.backbone.first_latent_id).flatten())
 

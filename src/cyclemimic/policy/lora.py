@@ -19,7 +19,7 @@ HEAD = "head."
 
 
 def adapted_layers(network: PolicyNetwork) -> list[str]:
-    """Names of all linear and convolutional layers of tower, projector and language model, its output layer excepted."""
+    """Names of all linear and convolutional layers of the backbone, the output layer excepted."""
     return [
         name
         for name, module in network.named_modules()

@@ -1,4 +1,4 @@
-"""The trainable whole of the policy, its configuration, and its form on disk (safetensors and JSON, nothing executable).
+"""The trainable whole of the policy, its configuration, and its form on disk (safetensors and JSON).
 
 Letters in shapes: B batch, L tokens of a latent action, K codes, A action axes, P proprioception axes.
 """
@@ -62,13 +62,13 @@ class NetworkSpec:
         """Undo `to_json`."""
         backbone = dict(found["config"]["backbone"])
         conv, vit = dict(backbone.pop("conv_tower")), dict(backbone.pop("prismatic_vision"))
-        sizes = {name: VitSize(**vit.pop(name)) for name in ("dino", "siglip")}
+        dino, siglip = VitSize(**vit.pop("dino")), VitSize(**vit.pop("siglip"))
         return cls(
             config=NetworkConfig(
                 backbone=PrismaticConfig(
                     **backbone,
                     conv_tower=ConvTowerConfig(**{**conv, "channels": tuple(conv["channels"])}),
-                    prismatic_vision=PrismaticVisionConfig(**vit, **sizes),
+                    prismatic_vision=PrismaticVisionConfig(**vit, dino=dino, siglip=siglip),
                 ),
                 head=HeadConfig(**found["config"]["head"]),
             ),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cyclemimic.errors import InputError
+from cyclemimic.nn.vision import coordinates
 from cyclemimic.policy.backbone import VisualFeatures
 
 if TYPE_CHECKING:
@@ -62,19 +63,12 @@ class FiLM(nn.Module):
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """[B, C, rows, columns] under a condition [B, D]."""
         scale, shift = self.modulation(condition)[:, :, None, None].chunk(2, dim=1)
-        return x * (1 + scale) + shift
-
-
-def coordinates(like: Tensor) -> Tensor:
-    """Two channels [B, 2, rows, columns]: row and column in [-1, 1]."""
-    batch, _, rows, columns = like.shape
-    y = torch.linspace(-1, 1, rows, device=like.device, dtype=like.dtype)
-    x = torch.linspace(-1, 1, columns, device=like.device, dtype=like.dtype)
-    return torch.stack(torch.meshgrid(y, x, indexing="ij")).expand(batch, 2, rows, columns)
+        modulated: Tensor = x * (1 + scale) + shift
+        return modulated
 
 
 class ConvTower(nn.Module):
-    """Two strided convolutions whose channels the words modulate. Engineering (docs: random small ViTs learn slowly)."""
+    """Two strided convolutions whose channels the words modulate. Engineering: random small ViTs learn slowly."""
 
     def __init__(self, config: ConvTowerConfig, *, image_px: int, width: int) -> None:
         super().__init__()

@@ -370,7 +370,7 @@ def write_summary(run: Path, p: DemoPlan, seconds: float) -> Summary:
                 {"training": 0, "split": SPLIT_SEED},
             ),
         ],
-        text="Video of five simulated arms, latent actions learned from it, a policy pre-trained on them and fine-tuned "
+        text="Video of five simulated arms, latent actions learned from it, a policy pre-trained on them, fine-tuned "
         "on a few demonstrations. One seed: the numbers show that the way is whole, not which method is better.",
     )
     write_json(run / "summary.json", summary.to_json())

@@ -25,7 +25,7 @@ from cyclemimic.errors import InputError, did_you_mean
 from cyclemimic.evaluate.inspect import inspect_tokenizer
 from cyclemimic.evaluate.judge import Judge, fit_judge
 from cyclemimic.evaluate.moments import TruePairs, true_pairs
-from cyclemimic.evaluate.pages import this_machine
+from cyclemimic.evaluate.pages import QUALITY_COLUMNS, this_machine
 from cyclemimic.evaluate.quality import measure_quality, measure_references
 from cyclemimic.evaluate.records import QualityRecord, save_quality, save_rollouts
 from cyclemimic.evaluate.rollout import (
@@ -35,6 +35,7 @@ from cyclemimic.evaluate.rollout import (
     evaluate_policy,
     with_instruction,
 )
+from cyclemimic.evaluate.summary import number as figure
 from cyclemimic.policy.policy import LatentActionPolicy
 from cyclemimic.store.atomic import read_json, sha256_file, write_json
 from cyclemimic.store.frame_cache import FrameCache
@@ -354,6 +355,22 @@ def run_quality(
     )
     save_quality(out / "quality.json", record)
     return record
+
+
+def quality_text(record: QualityRecord) -> str:
+    """A tokenizer's numbers, a line each, and whether the judge may be believed."""
+    found = record.quality.row()
+    lines = [f"{text:16} {figure(found[key])}" for key, text in QUALITY_COLUMNS.items()]
+    for name, score in record.references.row().items():
+        lines.append(f"transfer cos {figure(score['transfer_cosine'])} of the control {name.replace('_', ' ')}")
+    reason = record.judge.reason
+    return "\n".join([*lines, f"the judge is refused: {reason}" if reason else "the judge is believed"])
+
+
+def rollout_text(result: RolloutResult) -> str:
+    """Success rates, a line per skill, and the exceptions that episodes ended in."""
+    rates = {"all": result.row(), **result.per_skill()}
+    return "\n".join([*(f"{name:16} {row}" for name, row in rates.items()), *result.error_messages])
 
 
 def fitted_judge(folder: Path, training: TruePairs, held_out: TruePairs) -> Judge:

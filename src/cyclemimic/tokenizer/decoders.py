@@ -150,7 +150,7 @@ class MotionDecoder(nn.Module):
 
     def _hand(self, fine: Tensor) -> Tensor:
         """Where the hand is, [B, 2, 1, 1]: a spatial softmax over the frame's features."""
-        heat = self.where(fine).flatten(2).softmax(-1)
+        heat: Tensor = self.where(fine).flatten(2).softmax(-1)
         return (heat * coordinates(fine).flatten(2)).sum(-1)[:, :, None, None]
 
     @staticmethod

@@ -61,7 +61,7 @@ def claim_run(run_dir: Path, config: Mapping[str, object]) -> None:
         found = json.loads(path.read_text())
         if found == wanted:
             return
-        there, here = _leaves(found), _leaves(wanted)
+        there, here = dotted(found), dotted(wanted)
         differing = sorted(k for k in {*there, *here} if there.get(k) != here.get(k))
         raise InputError(
             path,
@@ -75,11 +75,11 @@ def claim_run(run_dir: Path, config: Mapping[str, object]) -> None:
     temporary.replace(path)
 
 
-def _leaves(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+def dotted(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     """The values of nested mappings by dotted names, such as `optim.steps`."""
     leaves: dict[str, Any] = {}
     for key, value in config.items():
-        leaves |= _leaves(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value}
+        leaves |= dotted(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value}
     return leaves
 
 

@@ -1,4 +1,4 @@
-"""The loop of every stage: step, log, checkpoint. A run that was killed and started again ends with the same weights."""
+"""The loop of every stage: step, log, checkpoint. Killed and started again, a run ends with the same weights."""
 
 from __future__ import annotations
 

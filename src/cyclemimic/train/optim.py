@@ -42,7 +42,7 @@ def update(optimizer: torch.optim.Optimizer, loss: Tensor, *, clip_norm: float) 
         RuntimeError: the gradient is not finite. It is raised before any weight moves.
     """
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     parameters = [p for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
     norm = nn.utils.clip_grad_norm_(parameters, clip_norm, error_if_nonfinite=True)
     optimizer.step()

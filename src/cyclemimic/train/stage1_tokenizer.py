@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cyclemimic.data.loader import PairLoader
+from cyclemimic.errors import InputError
 from cyclemimic.nn.batches import PairBatch, pixels
 from cyclemimic.randomness import entropy_for
 from cyclemimic.tokenizer.buffer import LatentActionBuffer
@@ -19,6 +20,7 @@ from cyclemimic.tokenizer.discriminator import Discriminator, DiscriminatorConfi
 from cyclemimic.tokenizer.objective import ObjectiveConfig, critic_loss, gradient_norms, tokenizer_terms
 from cyclemimic.tokenizer.quantizer import joint_codes, slot_perplexity
 from cyclemimic.tokenizer.tokenizer import LatentActionTokenizer, TokenizerConfig
+from cyclemimic.train.checkpoint import dotted
 from cyclemimic.train.loop import train, use_threads
 from cyclemimic.train.optim import (
     adamw,
@@ -95,7 +97,15 @@ class TokenizerStage:
         }
 
     def begin_from(self, trunk: LatentActionTokenizer) -> None:
-        """Start from another tokenizer's weights and codebook."""
+        """Start from another tokenizer's weights and codebook. InputError where its configuration is another one."""
+        there, here = dotted(asdict(trunk.config)), dotted(asdict(self.config.tokenizer))
+        if there != here:
+            raise InputError(
+                "--trunk",
+                expected="a tokenizer of the same configuration",
+                got=", ".join(f"{k} {v} there, {here[k]} here" for k, v in there.items() if v != here[k]),
+                remedy="Train a trunk with this configuration, or go without one.",
+            )
         self.tokenizer.load_state_dict(trunk.state_dict())
 
     def step(self, step: int) -> Mapping[str, Tensor]:

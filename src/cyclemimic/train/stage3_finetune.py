@@ -1,6 +1,7 @@
 """Stage 3: a few demonstrations with actions turn latent actions into physical ones.
 
-Letters in shapes: N moments, B batch, L tokens of a latent action, S steps of a chunk, A action axes, P proprioception axes.
+Letters in shapes: N moments, B batch, L tokens of a latent action, S steps of a chunk, A action axes,
+P proprioception axes.
 """
 
 from __future__ import annotations
