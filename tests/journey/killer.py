@@ -17,13 +17,16 @@ from pathlib import Path
 import numpy as np
 
 from cyclemimic import cli
+from cyclemimic.policy.network import NetworkSpec, build_pretrain_network
+from cyclemimic.policy.vocabulary import Vocabulary
 from cyclemimic.recipes import stations
 from cyclemimic.train import stage1_tokenizer
-from cyclemimic.train.loop import train
+from cyclemimic.train.loop import train, use_threads
+from cyclemimic.train.optim import adamw
 from cyclemimic.train.stage1_tokenizer import TokenizerStage
 from cyclemimic.train.stage2_pretrain import PretrainStage
 from cyclemimic.train.stage3_finetune import FinetuneStage
-from tests.journey.small import BODIES, CHECKPOINT_EVERY, SKILLS, STEPS, recipe
+from tests.journey.small import BODIES, CHECKPOINT_EVERY, NETWORK, SKILLS, STEPS, recipe
 
 PACKAGE = str(Path(cli.__file__).parent)
 DRAWN = 4  # kills at drawn moments, beside the torn files
@@ -163,9 +166,18 @@ def store_moments(rng: np.random.Generator, counts: dict) -> list[dict[str, int]
     return moments
 
 
+def import_the_rest() -> None:
+    """What the libraries import on first use, so that no child has to: a network and its optimiser."""
+    use_threads(1)
+    vocabulary = Vocabulary.build(("reach",), num_codes=2)
+    network = build_pretrain_network(NetworkSpec(config=NETWORK, vocabulary=vocabulary, num_tokens=1), seed=0)
+    adamw(network, learning_rate=1e-3, weight_decay=0.0).zero_grad()
+
+
 def main(plan: Path) -> None:
     """Every job unbroken, then killed and started again; what became of each goes to PLAN.done."""
     told = json.loads(plan.read_text())
+    import_the_rest()
     root, rng, endings = Path(told["root"]), np.random.default_rng(told["seed"]), {}
     stations.train = stage1_tokenizer.train = functools.partial(train, log_every=CHECKPOINT_EVERY)
     for job in told["jobs"]:

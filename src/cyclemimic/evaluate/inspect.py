@@ -87,7 +87,7 @@ def inspect_tokenizer(
         Section(title="In numbers", warning=copies, tables=[Table(head=["", "value"], rows=rows)]),
         Section(
             title="Latent actions, by example",
-            text="Pairs that share one latent action: their frames now, and what changes within the gap (grey is "
+            text="Pairs that share one latent action: each frame now, and what changes within the gap (grey is "
             "nothing). The more alike the motions of a row, the better the code.",
             pictures=[Picture(png=pictures["codes"], caption="The most frequent latent actions.")],
         ),
@@ -101,18 +101,19 @@ def inspect_tokenizer(
     return found
 
 
-def code_sheet(pairs: Pairs, codes: Int64, *, rows: int = 8, examples: int = 4) -> bytes:
+def code_sheet(pairs: Pairs, codes: Int64, *, rows: int = 8, examples: int = 3) -> bytes:
     """The most frequent joint codes; of each, pairs of different clips and bodies: now, and the change."""
     tuples, where, counts = np.unique(codes, axis=0, return_inverse=True, return_counts=True)
     where = where.reshape(-1)
     grid, captions = [], []
     for which in np.argsort(-counts, kind="stable")[:rows]:
         members = _varied(pairs, np.flatnonzero(where == which), examples)
-        grid.append([pairs.now[i] for i in members])
-        grid.append([signed_change(pairs.now[i], pairs.later[i]) for i in members])
+        # Side by side: each frame now, and what changes within the gap.
+        seen = [(pairs.now[i], signed_change(pairs.now[i], pairs.later[i])) for i in members]
+        grid.append([picture for both in seen for picture in both])
         code = " ".join(str(c) for c in tuples[which])
-        captions += [f"code {code}: {counts[which]} pairs ({', '.join(pairs.bodies[pairs.body[i]] for i in members)})"]
-        captions += ["change"]
+        shown = ", ".join(pairs.bodies[pairs.body[i]] for i in members)
+        captions.append(f"code {code}: {counts[which]} pairs ({shown})")
     return picture_grid(grid, captions=captions)
 
 

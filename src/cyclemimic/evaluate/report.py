@@ -33,6 +33,7 @@ figure { margin: .8rem 0 1.4rem; }
 img { max-width: 100%; height: auto; background: #fff; border: 1px solid var(--line); border-radius: 4px; }
 pre { overflow-x: auto; padding: .8rem; background: var(--soft); border-radius: 4px; font-size: .82rem; }
 details summary { cursor: pointer; }
+@media (max-width: 32rem) { th, td { padding: .3rem .4rem; } table { font-size: .85rem; } }
 """
 
 

@@ -11,7 +11,7 @@ from cyclemimic.train.stage2_pretrain import PretrainConfig
 from cyclemimic.train.stage3_finetune import FinetuneConfig
 
 TRUNK_STEPS = 1500
-BRANCH_STEPS = 500
+BRANCH_STEPS = 600
 
 
 def tiny() -> Recipe:
