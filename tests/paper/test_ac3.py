@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from cyclemimic.tokenizer.ac3 import AC3Config, corrupt, cycle_loss, run_cycle, scale_gradient
 from tests.paper.small import BATCH, CODES, TOKENS, has_gradient, small_batch, small_tokenizer
 
-PLAIN = AC3Config(noise=0.0, blur=False, temperature=1.0)
+PLAIN = AC3Config(noise=0.0, blur=False, temperature=1.0, gradient_into_decoder=1.0)
 
 
 def drawn_codes():

@@ -28,9 +28,9 @@ def make(state=True, camera_px=24):
         width=26,
         heads=13,
         mlp_width=37,
-        conv_tower=ConvTowerConfig(channels=(5, 7), token_rows=3),
+        conv_tower=ConvTowerConfig(channels=(5, 7), norm_groups=1, token_rows=3),
     )
-    config = NetworkConfig(backbone=backbone, head=HeadConfig(channels=11, maps=5, hidden=13, chunk_steps=2))
+    config = NetworkConfig(backbone=backbone, head=HeadConfig(channels=11, maps=5, reader_width=13, mlp_width=17, octaves=2, chunk_steps=2))
     spec = NetworkSpec(
         config=config,
         vocabulary=vocabulary,
@@ -58,7 +58,7 @@ def test_acts_in_units_and_within_limits():
     chunk = policy.act(look())
     assert chunk.actions.shape == (2, 3)
     assert chunk.space == SPACE
-    policy.network.head.actions.bias.data.fill_(1e6)
+    policy.network.head.mlp[-1].bias.data.fill_(1e6)
     assert np.array_equal(policy.act(look()).actions, np.tile(SPACE.high, (2, 1)))
 
 

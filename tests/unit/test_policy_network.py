@@ -50,11 +50,11 @@ def spec(vision="convolutional", language="llama", actions=A, state=P):
         layers=2,
         heads=13,
         mlp_width=37,
-        conv_tower=ConvTowerConfig(channels=(5, 7), token_rows=3),
+        conv_tower=ConvTowerConfig(channels=(5, 7), norm_groups=1, token_rows=3),
         prismatic_vision=PrismaticVisionConfig(dino=VIT, siglip=SIGLIP, registers=3, projector_width=17),
     )
     return NetworkSpec(
-        config=NetworkConfig(backbone=backbone, head=HeadConfig(channels=11, maps=5, hidden=13, chunk_steps=S)),
+        config=NetworkConfig(backbone=backbone, head=HeadConfig(channels=11, maps=5, reader_width=13, mlp_width=17, octaves=2, chunk_steps=S)),
         vocabulary=VOCABULARY,
         num_tokens=L,
         action_width=actions,
@@ -184,7 +184,6 @@ def test_a_row_does_not_depend_on_its_batch():
 @torch.no_grad()
 def test_words_and_picture_and_state_matter():
     network = build_policy_network(spec(), seed=3).eval()
-    torch.nn.init.normal_(network.head.body.weight)  # starts at zero
     codes, seen = some_codes(), observe()
     base = network(seen, codes)[1].actions
     assert not torch.allclose(base, network(dataclasses.replace(seen, images=0 * seen.images), codes)[1].actions)

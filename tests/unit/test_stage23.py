@@ -35,9 +35,9 @@ NETWORK = NetworkConfig(
         layers=1,
         heads=13,
         mlp_width=29,
-        conv_tower=ConvTowerConfig(channels=(5, 7), token_rows=3),
+        conv_tower=ConvTowerConfig(channels=(5, 7), norm_groups=1, token_rows=3),
     ),
-    head=HeadConfig(channels=7, maps=3, hidden=17, chunk_steps=4),
+    head=HeadConfig(channels=7, maps=3, reader_width=17, mlp_width=19, chunk_steps=4),
 )
 OPTIM = OptimConfig(steps=6, learning_rate=3e-3, warmup_steps=2)
 PRETRAIN = PretrainConfig(network=NETWORK, optim=OPTIM, batch=7)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cyclemimic.errors import InputError
 from cyclemimic.types import Float32
 
-CONSTANT = 1e-6  # an axis whose spread is below this (a micrometre, a microradian) is called constant
+CONSTANT = 1e-3  # an axis that spreads less (a millimetre, a milliradian) is constant: its noise must not be magnified
 QUANTILES = (0.01, 0.99)
 
 Kind = Literal["quantile", "std"]
@@ -20,7 +20,7 @@ Kind = Literal["quantile", "std"]
 
 @dataclass(frozen=True, kw_only=True)
 class Normalizer:
-    """`(value - offset) / scale` per axis; `denormalize` is its inverse up to float32 rounding. Engineering."""
+    """`(value - offset) / scale` per axis; `denormalize` inverts it up to float32 rounding. Engineering."""
 
     offset: Float32  # [A]
     scale: Float32  # [A], > 0
@@ -47,11 +47,15 @@ class Normalizer:
         return int(self.offset.shape[0])
 
     @classmethod
-    def fit(cls, values: NDArray[Any], kind: Kind = "quantile") -> Normalizer:
+    def fit(
+        cls, values: NDArray[Any], kind: Kind = "quantile", *, constant_scale: float = 1.0
+    ) -> Normalizer:
         """Statistics of `values` [..., A].
 
-        `quantile` sends the 1st and 99th percentile to -1 and 1 (as OpenVLA does; minimum and maximum where those two
-        coincide), `std` gives mean 0 and deviation 1. A constant axis keeps its unit: scale 1.
+        `quantile` sends the 1st and 99th percentile to -1 and 1 (as OpenVLA does; minimum and maximum where
+        those two coincide), `std` gives mean 0 and deviation 1. A constant axis gets `constant_scale`: 1 keeps
+        the unit of an input, so that an unseen value does not become a thousand deviations; a small one keeps a
+        predicted axis still, whatever a network says.
 
         Raises:
             InputError: no rows, a number that is not finite, or an unknown kind.
@@ -73,7 +77,7 @@ class Normalizer:
             offset, scale = rows.mean(0), rows.std(0)
         else:
             raise InputError("Normalizer.fit", expected="quantile or std", got=repr(kind), remedy="Name one of them.")
-        scale = np.where(scale <= CONSTANT, 1.0, scale)
+        scale = np.where(scale <= CONSTANT, constant_scale, scale)
         return cls(offset=offset.astype(np.float32), scale=scale.astype(np.float32))
 
     def normalize(self, values: NDArray[Any]) -> Float32:

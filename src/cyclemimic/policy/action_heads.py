@@ -22,11 +22,14 @@ HINDSIGHT_AXES = 3  # x, y, z of the hand at the end of the demonstration
 
 @dataclass(frozen=True, kw_only=True)
 class HeadConfig:
-    """Sizes of the action decoder; the defaults come from short runs on a CPU."""
+    """Sizes of the action decoder; the defaults come from the desk-scale studies."""
 
     channels: int = 48
     maps: int = 32  # spatial softmax maps, each gives one point of the picture
-    hidden: int = 128  # F
+    sharpness: float = 5.0  # factor on the heat maps, so that points leave the middle of the picture early
+    reader_width: int = 128  # F
+    mlp_width: int = 256
+    octaves: int = 3  # waves per number of state and goal: rules of contact have edges of a centimetre
     chunk_steps: int = 4  # S
 
 
@@ -49,33 +52,35 @@ class ActionHead(Protocol):
 
 
 class SteeredReader(nn.Module):
-    """Looks at the feature map again, steered by the ACT query's state: FiLM, spatial softmax, one linear layer.
+    """Looks at the feature map again, steered by the ACT query's state: FiLM, spatial softmax, one layer.
 
     Late binding of word and colour is what fails at desk scale; this reader is what mends it. UniVLA's head pools
-    visual embeddings for the same reason. It is all of the action decoder that pre-training can train.
+    visual embeddings for the same reason. The state steers and does nothing else: given to what follows as well,
+    it is a way round the picture, by which 20 demonstrations are learnt by heart. The reader is all of the action
+    decoder that pre-training can train.
     """
 
     def __init__(self, config: HeadConfig, *, state_width: int, map_channels: int) -> None:
         super().__init__()
+        self.sharpness = config.sharpness
         self.norm = nn.LayerNorm(state_width)
         self.conv = nn.Conv2d(map_channels, config.channels, 3, padding=1)
         self.film = FiLM(state_width, config.channels)
         self.heat = nn.Conv2d(config.channels, config.maps, 1)
-        self.join = nn.Linear(2 * config.maps + state_width, config.hidden)
+        self.join = nn.Linear(2 * config.maps, config.reader_width)
 
     def forward(self, state: Tensor, feature_map: Tensor) -> Tensor:
-        """ACT state [B, D] and map [B, C, rows, columns] to features [B, F] before their non-linearity."""
-        condition = self.norm(state)
-        points = spatial_softmax(self.heat(F.relu(self.film(self.conv(feature_map), condition))))
-        return self.join(torch.cat([points, condition], 1))  # type: ignore[no-any-return]
+        """ACT state [B, D] and map [B, C, rows, columns] to features [B, F]."""
+        steered = F.relu(self.film(self.conv(feature_map), self.norm(state)))
+        return F.gelu(self.join(spatial_softmax(self.sharpness * self.heat(steered))))
 
 
 class ActQueryHead(nn.Module):
-    """ACT query state and picture to a chunk, with an auxiliary guess of where the hand will end (paper, policy).
+    """ACT query state and picture to a chunk, by way of a guess where the hand will end (paper 1.3).
 
-    Proprioception enters here only, through a linear path that starts at zero: a reader that was pre-trained on video
-    (which has no proprioception) therefore starts fine-tuning with the features it ended pre-training with, and one
-    that was not starts the same way. Everything behind the reader is new in fine-tuning.
+    The guess is trained by the demonstration itself (`hindsight_loss`) and enters the actions beside the robot's
+    state: most actions lead from one to the other. Proprioception enters behind the reader only. Video has none, so
+    that everything behind the reader is new in fine-tuning, whether the reader was pre-trained or not.
     """
 
     def __init__(
@@ -89,15 +94,17 @@ class ActQueryHead(nn.Module):
     ) -> None:
         super().__init__()
         self.chunk_steps, self.action_width = config.chunk_steps, action_width
-        self.proprioception_width = proprioception_width
+        self.proprioception_width, self.octaves = proprioception_width, config.octaves
         self.reader = SteeredReader(config, state_width=state_width, map_channels=map_channels)
-        self.body = nn.Linear(proprioception_width, config.hidden) if proprioception_width else None
-        if self.body is not None:
-            nn.init.zeros_(self.body.weight)
-            nn.init.zeros_(self.body.bias)
-        self.mix = nn.Linear(config.hidden, config.hidden)
-        self.actions = nn.Linear(config.hidden, config.chunk_steps * action_width)
-        self.hindsight = nn.Linear(config.hidden, HINDSIGHT_AXES)
+        self.hindsight = nn.Linear(config.reader_width, HINDSIGHT_AXES)
+        numbers = (HINDSIGHT_AXES + proprioception_width) * (1 + 2 * config.octaves)
+        self.mlp = nn.Sequential(
+            nn.Linear(config.reader_width + numbers, config.mlp_width),
+            nn.ReLU(),
+            nn.Linear(config.mlp_width, config.mlp_width),
+            nn.ReLU(),
+            nn.Linear(config.mlp_width, config.chunk_steps * action_width),
+        )
 
     def forward(self, output: BackboneOutput, proprioception: Tensor | None) -> HeadOutput:
         """Chunks [B, S, A] and end points [B, 3].
@@ -114,33 +121,37 @@ class ActQueryHead(nn.Module):
                 remedy="Give the robot's state in the order of its table.",
             )
         features = self.reader(output.act, output.visual.map)
-        if self.body is not None:
-            features = features + self.body(proprioception)
-        hidden = F.gelu(self.mix(F.gelu(features)))
-        return HeadOutput(
-            actions=self.actions(hidden).unflatten(1, (self.chunk_steps, self.action_width)),
-            hindsight=self.hindsight(hidden),
-        )
+        goal = self.hindsight(features)
+        numbers = goal if proprioception is None else torch.cat([goal, proprioception], 1)
+        actions = self.mlp(torch.cat([features, waves(numbers, self.octaves)], 1))
+        return HeadOutput(actions=actions.view(-1, self.chunk_steps, self.action_width), hindsight=goal)
 
 
 class CodeReadout(nn.Module):
     """Codes from the reader's features: pre-trains the decoder's visual path, then goes. Engineering."""
 
-    def __init__(self, hidden: int, *, num_codes: int, num_tokens: int) -> None:
+    def __init__(self, reader_width: int, *, num_codes: int, num_tokens: int) -> None:
         super().__init__()
         self.num_codes, self.num_tokens = num_codes, num_tokens
-        self.codes = nn.Linear(hidden, num_tokens * num_codes)
+        self.codes = nn.Linear(reader_width, num_tokens * num_codes)
 
     def forward(self, features: Tensor) -> Tensor:
         """Features [B, F] to logits [B, L, K]."""
-        return self.codes(F.gelu(features)).unflatten(1, (self.num_tokens, self.num_codes))  # type: ignore[no-any-return]
+        return self.codes(features).view(-1, self.num_tokens, self.num_codes)  # type: ignore[no-any-return]
+
+
+def waves(numbers: Tensor, octaves: int) -> Tensor:
+    """[B, N] to [B, N (1 + 2 octaves)]: the numbers, their sines, their cosines at 1.5, 3, 6 ... rad per unit."""
+    scaled = [1.5 * 2**octave * numbers for octave in range(octaves)]
+    return torch.cat([numbers, *map(torch.sin, scaled), *map(torch.cos, scaled)], 1)
 
 
 def spatial_softmax(heat: Tensor) -> Tensor:
-    """Expected coordinates [B, 2 M] in [-1, 1] of M heat maps [B, M, rows, columns]: first all rows, then columns."""
-    weight = heat.flatten(2).softmax(-1).unflatten(2, heat.shape[2:])
-    y = torch.linspace(-1, 1, heat.shape[2], device=heat.device, dtype=heat.dtype)
-    x = torch.linspace(-1, 1, heat.shape[3], device=heat.device, dtype=heat.dtype)
+    """Expected coordinates [B, 2 M] in [-1, 1] of heat maps [B, M, rows, columns]: all rows, then all columns."""
+    rows, columns = heat.shape[2:]
+    weight = heat.flatten(2).softmax(-1).view(heat.shape)
+    y = torch.linspace(-1, 1, rows, device=heat.device, dtype=heat.dtype)
+    x = torch.linspace(-1, 1, columns, device=heat.device, dtype=heat.dtype)
     return torch.cat([weight.sum(3) @ y, weight.sum(2) @ x], 1)
 
 

@@ -86,7 +86,7 @@ class PretrainHead(nn.Module):
         super().__init__()
         head = spec.config.head
         self.reader = SteeredReader(head, state_width=backbone.width, map_channels=backbone.map_channels)
-        self.readout = CodeReadout(head.hidden, num_codes=spec.vocabulary.num_codes, num_tokens=spec.num_tokens)
+        self.readout = CodeReadout(head.reader_width, num_codes=spec.vocabulary.num_codes, num_tokens=spec.num_tokens)
 
     def forward(self, output: BackboneOutput) -> Tensor:
         """Logits [B, L, K] of the codes from what the reader sees."""

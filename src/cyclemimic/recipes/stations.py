@@ -254,13 +254,13 @@ def run_finetune(
     episodes = demonstrations(source, body=body, skills=skills, per_skill=per_skill)
     store = None if labels is None else LabelStore.open(labels)
     if store is not None:
-        # Codes mean what the tokenizer behind the pre-training means by them; another one's would fit in size alone.
-        begun = init / CONFIG_FILE if init is not None else None
-        known = read_json(begun).get("tokenizer") if begun is not None and begun.exists() else None
-        store.require(source_hash=source.fingerprint(), tokenizer_sha256=known)
+        store.require(source_hash=source.fingerprint())
     chunk_steps = config.network.head.chunk_steps
     data = demonstration_data(episodes, store, chunk_steps=chunk_steps)
     stage = FinetuneStage(config, data, camera=source.camera, init=init)
+    if store is not None and init is not None and (init / CONFIG_FILE).exists():
+        # The same number of codes is not the same codes: only the tokenizer behind the pre-training means them.
+        store.require(tokenizer_sha256=read_json(init / CONFIG_FILE).get("tokenizer"))
     train(
         stage,
         name=run.name,

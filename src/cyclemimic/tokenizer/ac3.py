@@ -35,7 +35,7 @@ class AC3Config:
 
     temperature: float = 0.2
     squared: bool = False
-    gradient_into_decoder: float = 1.0
+    gradient_into_decoder: float = 0.3
     noise: float = 0.05
     blur: bool = True
 

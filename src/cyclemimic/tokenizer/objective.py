@@ -51,8 +51,8 @@ class ObjectiveConfig:
     commitment: float = 0.1
     entropy: float = 0.02
     painted: float = 0.02
-    cycle: Ramp = field(default_factory=lambda: Ramp(weight=0.1, start=0.1, length=0.4))
-    realism: Ramp = field(default_factory=lambda: Ramp(weight=0.01, start=0.05, length=0.2))
+    cycle: Ramp = field(default_factory=lambda: Ramp(weight=0.2, start=0.1, length=0.4))
+    realism: Ramp = field(default_factory=lambda: Ramp(weight=0.005, start=0.05, length=0.2))
     ac3: AC3Config = field(default_factory=AC3Config)
     adversarial: AdversarialForm = "logistic"
 

@@ -58,6 +58,7 @@ class VectorQuantizer(nn.Module):
             raw: what the encoder put out.
             batch_statistics: True on real pairs during training (and updates the running ones).
         """
+        raw = raw.float()  # statistics and distances stay in fp32 under autocast
         mean, variance = self.mean, self.variance
         if batch_statistics:
             mean, variance = raw.mean(0), raw.var(0, unbiased=False)
@@ -68,10 +69,9 @@ class VectorQuantizer(nn.Module):
 
     def distances(self, embedding: Tensor) -> Tensor:
         """d(z^e, e_k), Euclidean: [B, L, D] -> [B, L, K]. The codebook is a buffer and gets no gradient."""
-        squared = (
-            embedding.square().sum(-1, keepdim=True) + self.codebook.square().sum(-1) - 2 * embedding @ self.codebook.T
-        )
-        return squared.clamp_min(1e-12).sqrt()
+        with torch.autocast(embedding.device.type, enabled=False):
+            length = embedding.square().sum(-1, keepdim=True) + self.codebook.square().sum(-1)
+            return (length - 2 * embedding @ self.codebook.T).clamp_min(1e-12).sqrt()
 
     def look_up(self, codes: Tensor) -> Tensor:
         """Today's vectors of `codes` [..., L] -> [..., L, D]."""

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cyclemimic.embodiment.normalize import Kind, Normalizer
+from cyclemimic.embodiment.normalize import CONSTANT, Kind, Normalizer
 from cyclemimic.errors import InputError
 from cyclemimic.nn.batches import DemonstrationBatch
 from cyclemimic.policy.action_heads import HINDSIGHT_AXES, action_loss, hindsight_loss
@@ -160,7 +160,7 @@ class FinetuneStage:
         self.body = BodySpec(
             action_space=data.action_space,
             camera=camera,
-            actions=Normalizer.fit(data.actions[data.action_mask], config.normalization),
+            actions=Normalizer.fit(data.actions[data.action_mask], config.normalization, constant_scale=CONSTANT),
             proprioception=None if state is None else Normalizer.fit(state, "std"),
         )
         self.spec, pretrained = self._specify(init, 0 if state is None else state.shape[1])
