@@ -29,9 +29,9 @@ NETWORK = NetworkConfig(
         layers=1,
         heads=2,
         mlp_width=40,
-        conv_tower=ConvTowerConfig(channels=(6, 10), token_rows=2),
+        conv_tower=ConvTowerConfig(channels=(8, 16), token_rows=2),
     ),
-    head=HeadConfig(channels=8, maps=6, hidden=16),
+    head=HeadConfig(channels=8, maps=6),
 )
 OPTIM = OptimConfig(steps=STEPS, warmup_steps=2)
 

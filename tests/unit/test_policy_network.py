@@ -54,7 +54,10 @@ def spec(vision="convolutional", language="llama", actions=A, state=P):
         prismatic_vision=PrismaticVisionConfig(dino=VIT, siglip=SIGLIP, registers=3, projector_width=17),
     )
     return NetworkSpec(
-        config=NetworkConfig(backbone=backbone, head=HeadConfig(channels=11, maps=5, reader_width=13, mlp_width=17, octaves=2, chunk_steps=S)),
+        config=NetworkConfig(
+            backbone=backbone,
+            head=HeadConfig(channels=11, norm_groups=1, maps=5, reader_width=13, mlp_width=17, octaves=2, chunk_steps=S),
+        ),
         vocabulary=VOCABULARY,
         num_tokens=L,
         action_width=actions,

@@ -37,7 +37,7 @@ NETWORK = NetworkConfig(
         mlp_width=29,
         conv_tower=ConvTowerConfig(channels=(5, 7), norm_groups=1, token_rows=3),
     ),
-    head=HeadConfig(channels=7, maps=3, reader_width=17, mlp_width=19, chunk_steps=4),
+    head=HeadConfig(channels=7, norm_groups=1, maps=3, reader_width=17, mlp_width=19, chunk_steps=4),
 )
 OPTIM = OptimConfig(steps=6, learning_rate=3e-3, warmup_steps=2)
 PRETRAIN = PretrainConfig(network=NETWORK, optim=OPTIM, batch=7)

@@ -47,9 +47,7 @@ class Normalizer:
         return int(self.offset.shape[0])
 
     @classmethod
-    def fit(
-        cls, values: NDArray[Any], kind: Kind = "quantile", *, constant_scale: float = 1.0
-    ) -> Normalizer:
+    def fit(cls, values: NDArray[Any], kind: Kind = "quantile", *, constant_scale: float = 1.0) -> Normalizer:
         """Statistics of `values` [..., A].
 
         `quantile` sends the 1st and 99th percentile to -1 and 1 (as OpenVLA does; minimum and maximum where

@@ -25,12 +25,14 @@ class HeadConfig:
     """Sizes of the action decoder; the defaults come from the desk-scale studies."""
 
     channels: int = 48
+    norm_groups: int = 4  # normalised before the state modulates: the gap between seeds closes
     maps: int = 32  # spatial softmax maps, each gives one point of the picture
     sharpness: float = 5.0  # factor on the heat maps, so that points leave the middle of the picture early
     reader_width: int = 128  # F
     mlp_width: int = 256
     octaves: int = 3  # waves per number of state and goal: rules of contact have edges of a centimetre
     chunk_steps: int = 4  # S
+    end_cells: int = 64  # cells of the picture in one of which a clip ends; for pre-training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +64,7 @@ class SteeredReader(nn.Module):
 
     def __init__(self, config: HeadConfig, *, state_width: int, map_channels: int) -> None:
         super().__init__()
-        self.sharpness = config.sharpness
+        self.sharpness, self.groups = config.sharpness, config.norm_groups
         self.norm = nn.LayerNorm(state_width)
         self.conv = nn.Conv2d(map_channels, config.channels, 3, padding=1)
         self.film = FiLM(state_width, config.channels)
@@ -71,7 +73,8 @@ class SteeredReader(nn.Module):
 
     def forward(self, state: Tensor, feature_map: Tensor) -> Tensor:
         """ACT state [B, D] and map [B, C, rows, columns] to features [B, F]."""
-        steered = F.relu(self.film(self.conv(feature_map), self.norm(state)))
+        seen = F.group_norm(self.conv(feature_map), self.groups)
+        steered = F.relu(self.film(seen, self.norm(state)))
         return F.gelu(self.join(spatial_softmax(self.sharpness * self.heat(steered))))
 
 
@@ -169,3 +172,8 @@ def hindsight_loss(predicted: Tensor, target: Tensor) -> Tensor:
 def readout_loss(logits: Tensor, codes: Tensor) -> Tensor:
     """Mean cross-entropy of the codes [B, L] under logits [B, L, K], nats per token. Engineering."""
     return F.cross_entropy(logits.flatten(0, 1), codes.flatten())
+
+
+def end_loss(logits: Tensor, shares: Tensor) -> Tensor:
+    """Mean cross-entropy of where a clip ends, logits and shares [B, cells], nats. Engineering."""
+    return F.cross_entropy(logits, shares)

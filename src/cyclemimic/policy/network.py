@@ -80,17 +80,19 @@ class NetworkSpec:
 
 
 class PretrainHead(nn.Module):
-    """The reader of the later action head and a readout of codes, which is thrown away after pre-training."""
+    """The reader of the later action head, and two readouts that are thrown away after pre-training."""
 
     def __init__(self, spec: NetworkSpec, backbone: PrismaticBackbone) -> None:
         super().__init__()
         head = spec.config.head
         self.reader = SteeredReader(head, state_width=backbone.width, map_channels=backbone.map_channels)
         self.readout = CodeReadout(head.reader_width, num_codes=spec.vocabulary.num_codes, num_tokens=spec.num_tokens)
+        self.end = nn.Linear(head.reader_width, head.end_cells)
 
-    def forward(self, output: BackboneOutput) -> Tensor:
-        """Logits [B, L, K] of the codes from what the reader sees."""
-        return self.readout(self.reader(output.act, output.visual.map))  # type: ignore[no-any-return]
+    def forward(self, output: BackboneOutput) -> tuple[Tensor, Tensor]:
+        """From what the reader sees: logits [B, L, K] of the codes, and of the cell where the clip ends [B, cells]."""
+        seen = self.reader(output.act, output.visual.map)
+        return self.readout(seen), self.end(seen)
 
 
 class PretrainNetwork(nn.Module):
@@ -102,13 +104,13 @@ class PretrainNetwork(nn.Module):
         self.latent = _latent_policy(spec)
         self.head = PretrainHead(spec, self.latent.backbone)
 
-    def forward(self, observation: ObservationBatch, codes: Tensor) -> tuple[BackboneOutput, Tensor]:
-        """States of a teacher-forced pass and the head's code logits [B, L, K].
+    def forward(self, observation: ObservationBatch, codes: Tensor) -> tuple[BackboneOutput, Tensor, Tensor]:
+        """States of a teacher-forced pass, the head's code logits [B, L, K] and its logits of where the clip ends.
 
         The ACT query is blind to the latent tokens here: it would otherwise hand the head the very codes it must find.
         """
         output = self.latent(observation, codes, torch.ones(len(codes), dtype=torch.bool, device=codes.device))
-        return output, self.head(output)
+        return (output, *self.head(output))
 
 
 class PolicyNetwork(nn.Module):

@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cyclemimic.data.hindsight import end_maps
 from cyclemimic.errors import InputError
-from cyclemimic.policy.action_heads import readout_loss
+from cyclemimic.policy.action_heads import end_loss, readout_loss
 from cyclemimic.policy.network import (
     NetworkConfig,
     NetworkSpec,
@@ -28,7 +29,7 @@ from cyclemimic.policy.vocabulary import Vocabulary
 from cyclemimic.randomness import rng_for
 from cyclemimic.train.pictures import Sentences, random_shift
 from cyclemimic.train.trainee import OptimConfig, Trainee
-from cyclemimic.types import Int64, UInt8
+from cyclemimic.types import Float32, Int64, UInt8
 
 if TYPE_CHECKING:
     from cyclemimic.store.frame_cache import FrameCache
@@ -44,6 +45,7 @@ class PretrainConfig:
     seed: int = 0
     batch: int = 16
     readout_weight: float = 1.0  # cross-entropy of the codes from the action decoder's visual features
+    hindsight_weight: float = 1.0  # cross-entropy of where in the picture the clip ends, from the same features
     shift_px: int = 1
     instruction_dropout: float = 0.0
 
@@ -58,6 +60,8 @@ class PretrainData:
     sentence: Int64  # [N], index into `sentences`
     codes: Int64  # [N, L]
     body: Int64  # [N], index into `bodies`
+    clip: Int64  # [N], row of `ends`
+    ends: Float32  # [clips, cells], where in the picture each clip ends: shares of its last change
     sentences: tuple[str | None, ...]
     bodies: tuple[str, ...]
     num_codes: int  # K
@@ -80,8 +84,8 @@ class PretrainData:
 
     def subset(self, index: Int64) -> PretrainData:
         """The same data, moments `index` only."""
-        columns = {name: getattr(self, name)[index] for name in ("cache", "frame", "sentence", "codes", "body")}
-        rest = {name: getattr(self, name) for name in ("images", "sentences", "bodies", "num_codes")}
+        columns = {name: getattr(self, name)[index] for name in ("cache", "frame", "sentence", "codes", "body", "clip")}
+        rest = {name: getattr(self, name) for name in ("images", "sentences", "bodies", "num_codes", "ends")}
         return PretrainData(**columns, **rest)
 
 
@@ -91,6 +95,7 @@ class PretrainScores:
 
     latent_nll: float  # nats per token, teacher-forced, over the whole vocabulary
     readout_nll: float  # nats per token, from the action decoder's features
+    hindsight_nll: float  # nats, of where the clip ends, from the same features
     slot_accuracy: tuple[float, ...]  # per slot, teacher-forced
 
 
@@ -117,18 +122,20 @@ def pretrain_data(caches: Sequence[FrameCache], labels: LabelStore | Sequence[La
     sentences: dict[str | None, int] = {}
     bodies: dict[str, int] = {}
     columns: list[tuple[Int64, ...]] = []
+    ends: list[Float32] = []
     for number, (cache, store) in enumerate(zip(caches, stores, strict=True)):
-        for clip, offset in zip(cache.clips, cache.offsets, strict=True):
+        for clip, offset, end in zip(cache.clips, cache.offsets, end_maps(cache), strict=True):
             if clip.name not in store:
                 continue
             frames, codes = store.codes_for(clip.name)
             said = sentences.setdefault(clip.instruction, len(sentences))
             body = bodies.setdefault(clip.embodiment, len(bodies))
-            constants = [np.full(len(frames), value, np.int64) for value in (number, said, body)]
+            constants = [np.full(len(frames), value, np.int64) for value in (number, said, body, len(ends))]
             columns.append((*constants, frames.astype(np.int64) + offset, codes))
+            ends.append(end)
     if not columns:
         raise InputError("pretrain data", expected="labelled clips", got="none", remedy="Run `cyclemimic label` first.")
-    where, said_all, body_all, frame_all, codes_all = (np.concatenate(c) for c in zip(*columns, strict=True))
+    where, said_all, body_all, clip_all, frame_all, codes_all = (np.concatenate(c) for c in zip(*columns, strict=True))
     return PretrainData(
         images=tuple(cache.frames for cache in caches),
         cache=where,
@@ -136,6 +143,8 @@ def pretrain_data(caches: Sequence[FrameCache], labels: LabelStore | Sequence[La
         sentence=said_all,
         codes=codes_all,
         body=body_all,
+        clip=clip_all,
+        ends=np.stack(ends),
         sentences=tuple(sentences),
         bodies=tuple(bodies),
         num_codes=stores[0].provenance.num_codes,
@@ -172,6 +181,13 @@ class PretrainStage:
                 got=f"{data.images[0].shape[1:3]}",
                 remedy="Cache the frames at that size, or change image_px.",
             )
+        if data.ends.shape[1] != config.network.head.end_cells:
+            raise InputError(
+                "pretrain data",
+                expected=f"ends in {config.network.head.end_cells} cells, as end_cells says",
+                got=str(data.ends.shape[1]),
+                remedy="Set end_cells to the number of cells of data/hindsight.py.",
+            )
         self.config, self.data, self.device = config, data, torch.device(device)
         words = vocabulary or Vocabulary.build(data.sentences, num_codes=data.num_codes)
         self.spec = NetworkSpec(config=config.network, vocabulary=words, num_tokens=data.num_tokens)
@@ -190,31 +206,40 @@ class PretrainStage:
         observation = self._sentences.observe(images, sentence, device=self.device)
         codes = torch.from_numpy(self.data.codes[index]).to(self.device)
         network = self.trainee.network.train()
-        output, logits = network(observation, codes)
+        output, logits, end = network(observation, codes)
         latent = network.latent.latent_loss(output.slots, codes)
         readout = readout_loss(logits, codes)
-        norm = self.trainee.apply(step, latent + c.readout_weight * readout)
+        hindsight = end_loss(end, torch.from_numpy(self.data.ends[self.data.clip[index]]).to(self.device))
+        norm = self.trainee.apply(step, latent + c.readout_weight * readout + c.hindsight_weight * hindsight)
         with torch.no_grad():
             accuracy = network.latent.slot_accuracy(output.slots, codes)
         slots = {f"accuracy_{i}": value for i, value in enumerate(accuracy)}
-        return {"latent_nll": latent, "readout_nll": readout, "gradient_norm": norm, **slots}
+        terms = {"latent_nll": latent, "readout_nll": readout, "hindsight_nll": hindsight}
+        return {**terms, "gradient_norm": norm, **slots}
 
     @torch.inference_mode()
     def validate(self, data: PretrainData, *, batch: int = 256) -> PretrainScores:
         """Scores of the averaged weights on held-out moments, best of a body that was not trained on."""
         network = self.trainee.averaged()
         sentences = Sentences(self.spec.vocabulary, data.sentences)
-        sums: NDArray[np.float64] = np.zeros(2 + data.num_tokens)
+        sums: NDArray[np.float64] = np.zeros(3 + data.num_tokens)
         for start in range(0, len(data), batch):
             index = np.arange(start, min(start + batch, len(data)))
             observation = sentences.observe(data.pictures(index), data.sentence[index], device=self.device)
             codes = torch.from_numpy(data.codes[index]).to(self.device)
-            output, logits = network(observation, codes)
-            figures = [network.latent.latent_loss(output.slots, codes), readout_loss(logits, codes)]
+            output, logits, end = network(observation, codes)
+            ends = torch.from_numpy(data.ends[data.clip[index]]).to(self.device)
+            figures = [
+                network.latent.latent_loss(output.slots, codes),
+                readout_loss(logits, codes),
+                end_loss(end, ends),
+            ]
             accuracy = network.latent.slot_accuracy(output.slots, codes)
             sums += len(index) * np.array([float(v) for v in (*figures, *accuracy)])
-        latent, readout, *slots = (sums / len(data)).tolist()
-        return PretrainScores(latent_nll=latent, readout_nll=readout, slot_accuracy=tuple(slots))
+        latent, readout, hindsight, *slots = (sums / len(data)).tolist()
+        return PretrainScores(
+            latent_nll=latent, readout_nll=readout, hindsight_nll=hindsight, slot_accuracy=tuple(slots)
+        )
 
     def state(self) -> dict[str, Tensor]:
         """All that the future depends on."""
