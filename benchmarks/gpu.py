@@ -113,6 +113,8 @@ def pretrain_step(name: str, device: str, dtype: torch.dtype | None) -> tuple[St
         sentence=np.zeros(moments, np.int64),
         codes=rng.integers(0, 16, (moments, 4)),
         body=np.zeros(moments, np.int64),
+        clip=np.zeros(moments, np.int64),
+        ends=np.full((1, network.head.end_cells), 1 / network.head.end_cells, np.float32),
         sentences=("push the red cube left",),
         bodies=("arm",),
         num_codes=16,
