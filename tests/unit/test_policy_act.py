@@ -31,7 +31,8 @@ def make(state=True, camera_px=24):
         conv_tower=ConvTowerConfig(channels=(5, 7), norm_groups=1, token_rows=3),
     )
     config = NetworkConfig(
-        backbone=backbone, head=HeadConfig(channels=11, norm_groups=1, maps=5, reader_width=13, mlp_width=17, octaves=2, chunk_steps=2)
+        backbone=backbone,
+        head=HeadConfig(channels=11, norm_groups=1, maps=5, reader_width=13, mlp_width=17, octaves=2, chunk_steps=2),
     )
     spec = NetworkSpec(
         config=config,

@@ -56,7 +56,9 @@ def spec(vision="convolutional", language="llama", actions=A, state=P):
     return NetworkSpec(
         config=NetworkConfig(
             backbone=backbone,
-            head=HeadConfig(channels=11, norm_groups=1, maps=5, reader_width=13, mlp_width=17, octaves=2, chunk_steps=S),
+            head=HeadConfig(
+                channels=11, norm_groups=1, maps=5, reader_width=13, mlp_width=17, octaves=2, chunk_steps=S
+            ),
         ),
         vocabulary=VOCABULARY,
         num_tokens=L,

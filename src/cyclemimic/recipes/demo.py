@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from cyclemimic.data.sources.film import FilmSource
@@ -80,229 +80,74 @@ def plan(quick: bool) -> DemoPlan:
         branch_steps=recipe.ac3.steps,
         pretrain_steps=recipe.pretrain.optim.steps,
         finetune_steps=recipe.finetune.optim.steps,
-        finetune_20_steps=recipe.finetune.optim.steps,
+        finetune_20_steps=recipe.finetune.optim.steps * 4 // 3,
     )
 
 
 def demo_jobs(run: Path, p: DemoPlan) -> list[Job]:
     """The demo as commands. The policies that are compared differ in nothing but where they start."""
-    video, film, demos, cache = (
-        f"folder:{run}/film/video",
-        f"film:{run}/film",
-        f"film:{run}/demonstrations",
-        f"{run}/cache",
-    )
-    at = {
-        name: str(run / name)
-        for name in ("trunk", "genie", "ac3", "labels", "demonstration-labels", "pretrained", "judge")
-    }
-    store = ("--cache", cache)
-
-    def tokenizer(objective: str, steps: int, *begin: str) -> tuple[str, ...]:
-        return (
-            "tokenizer",
-            "--source",
-            video,
-            "--run",
-            at[objective],
-            "--objective",
-            objective,
-            "--steps",
-            str(steps),
-            *begin,
-            *store,
-        )
-
-    def finetune(name: str, per_skill: int, steps: int, *begin: str) -> tuple[str, ...]:
-        words = (
-            "finetune",
-            "--source",
-            demos,
-            "--run",
-            str(run / name),
-            "--body",
-            p.body,
-            "--per-skill",
-            str(per_skill),
-        )
-        return (*words, "--labels", at["demonstration-labels"], "--steps", str(steps), *begin)
-
+    skills = " ".join(SKILLS)
     few = min(5, p.video)
+
+    def job(name: str, seconds: float, says: str, command: str, *after: str) -> Job:
+        # RUN is put in after the split, so that a folder with a space in its name stays one word.
+        words = tuple(word.replace("RUN", str(run)) for word in command.split())
+        return Job(name=name, seconds=seconds, says=says, arguments=words, after=after)
+
+    def tokenizer(objective: str, steps: int) -> str:
+        begin = "" if objective == "trunk" else " --trunk RUN/trunk"
+        return (
+            f"tokenizer --source folder:RUN/film/video --run RUN/{objective} --objective {objective} --steps {steps}"
+            f"{begin} --cache RUN/cache"
+        )
+
+    def quality(objective: str) -> str:
+        return f"evaluate RUN/{objective} --source film:RUN/film --judge RUN/judge --cache RUN/cache"
+
+    def label(source: str, out: str) -> str:
+        return f"label --source {source} --tokenizer RUN/ac3 --out RUN/{out} --cache RUN/cache"
+
+    def finetune(policy: str, per_skill: int, steps: int, begin: str) -> str:
+        return (
+            f"finetune --source film:RUN/demonstrations --run RUN/{policy} --body {p.body} --per-skill {per_skill}"
+            f" --labels RUN/demonstration-labels --steps {steps} {begin}"
+        )
+
+    begun = "--init RUN/pretrained --adaptation"
     jobs = [
-        Job(
-            name="film",
-            says="film five bodies at six skills",
-            seconds=45,
-            arguments=(
-                "film",
-                "arms",
-                "--out",
-                f"{run}/film",
-                "--episodes",
-                str(p.video),
-                "--skills",
-                *SKILLS,
-                "wander",
-            ),
-        ),
-        Job(
-            name="demonstrations",
-            says=f"record demonstrations with actions on {p.body}",
-            seconds=8,
-            arguments=(
-                "film",
-                "arms",
-                "--out",
-                f"{run}/demonstrations",
-                "--episodes",
-                "20",
-                "--bodies",
-                p.body,
-                "--skills",
-                *SKILLS,
-                "--first-seed",
-                str(DEMONSTRATION_SEED),
-            ),
-        ),
-        Job(
-            name="trunk",
-            says="learn latent actions from video: reconstruction trunk",
-            seconds=260,
-            after=("film",),
-            arguments=tokenizer("trunk", p.trunk_steps),
-        ),
-        Job(
-            name="ac3",
-            says="branch with AC3 and the discriminator",
-            seconds=220,
-            after=("trunk",),
-            arguments=tokenizer("ac3", p.branch_steps, "--trunk", at["trunk"]),
-        ),
-        Job(
-            name="genie",
-            says="branch without them, the control",
-            seconds=90,
-            after=("trunk",),
-            arguments=tokenizer("genie", p.branch_steps, "--trunk", at["trunk"]),
-        ),
-        Job(
-            name="quality-genie",
-            says="fit the independent judge, measure the control",
-            seconds=120,
-            after=("genie",),
-            arguments=("evaluate", at["genie"], "--source", film, "--judge", at["judge"], *store),
-        ),
-        Job(
-            name="demonstration-labels",
-            says="label the demonstrations",
-            seconds=8,
-            after=("ac3", "demonstrations"),
-            arguments=(
-                "label",
-                "--source",
-                demos,
-                "--tokenizer",
-                at["ac3"],
-                "--out",
-                at["demonstration-labels"],
-                *store,
-            ),
-        ),
-        Job(
-            name="labels",
-            says="label all video",
-            seconds=20,
-            after=("ac3",),
-            arguments=("label", "--source", video, "--tokenizer", at["ac3"], "--out", at["labels"], *store),
-        ),
-        Job(
-            name="scratch",
-            says="control: no latent pre-training, all weights, as many steps",
-            seconds=260,
-            after=("demonstration-labels",),
-            arguments=finetune("policy-scratch-5", few, p.pretrain_steps + p.finetune_steps, "--adaptation", "full"),
-        ),
-        Job(
-            name="pretrain",
-            says="pre-train the policy on latent actions",
-            seconds=220,
-            after=("labels",),
-            arguments=(
-                "pretrain",
-                "--source",
-                video,
-                "--labels",
-                at["labels"],
-                "--run",
-                at["pretrained"],
-                "--steps",
-                str(p.pretrain_steps),
-                *store,
-            ),
-        ),
-        Job(
-            name="quality-ac3",
-            says="measure AC3",
-            seconds=35,
-            after=("ac3", "quality-genie"),
-            arguments=("evaluate", at["ac3"], "--source", film, "--judge", at["judge"], *store),
-        ),
-        Job(
-            name="full-20",
-            says="fine-tune on 20 demonstrations per skill",
-            seconds=80,
-            after=("pretrain", "demonstration-labels"),
-            arguments=finetune(
-                "policy-full-20", 20, p.finetune_20_steps, "--init", at["pretrained"], "--adaptation", "full"
-            ),
-        ),
-        Job(
-            name="lora-5",
-            says="fine-tune on 5 demonstrations per skill, LoRA",
-            seconds=80,
-            after=("pretrain", "demonstration-labels"),
-            arguments=finetune(
-                "policy-lora-5", few, p.finetune_steps, "--init", at["pretrained"], "--adaptation", "lora"
-            ),
-        ),
-        Job(
-            name="full-5",
-            says="fine-tune on 5 demonstrations per skill, all weights",
-            seconds=80,
-            after=("pretrain", "demonstration-labels"),
-            arguments=finetune(
-                "policy-full-5", few, p.finetune_steps, "--init", at["pretrained"], "--adaptation", "full"
-            ),
-        ),
-    ]
-    made = {
-        "policy-full-20": "full-20",
-        "policy-lora-5": "lora-5",
-        "policy-full-5": "full-5",
-        "policy-scratch-5": "scratch",
-    }
+        job("film", 45, "film five bodies at six skills",
+            f"film arms --out RUN/film --episodes {p.video} --skills {skills} wander"),
+        job("demonstrations", 8, f"record demonstrations with actions on {p.body}",
+            f"film arms --out RUN/demonstrations --episodes 20 --bodies {p.body} --skills {skills}"
+            f" --first-seed {DEMONSTRATION_SEED}"),
+        job("trunk", 240, "learn latent actions from video: reconstruction trunk",
+            tokenizer("trunk", p.trunk_steps), "film"),
+        job("ac3", 190, "branch with AC3 and the discriminator", tokenizer("ac3", p.branch_steps), "trunk"),
+        job("genie", 95, "branch without them, the control", tokenizer("genie", p.branch_steps), "trunk"),
+        job("quality-genie", 90, "fit the independent judge, measure the control", quality("genie"), "genie"),
+        job("demonstration-labels", 8, "label the demonstrations",
+            label("film:RUN/demonstrations", "demonstration-labels"), "ac3", "demonstrations"),
+        job("labels", 20, "label all video", label("folder:RUN/film/video", "labels"), "ac3"),
+        job("scratch", 420, "control: no latent pre-training, all weights, as many steps",
+            finetune("policy-scratch-5", few, p.pretrain_steps + p.finetune_steps, "--adaptation full"),
+            "demonstration-labels"),
+        job("pretrain", 210, "pre-train the policy on latent actions",
+            f"pretrain --source folder:RUN/film/video --labels RUN/labels --run RUN/pretrained"
+            f" --steps {p.pretrain_steps} --cache RUN/cache", "labels"),
+        job("full-20", 95, "fine-tune on 20 demonstrations per skill",
+            finetune("policy-full-20", 20, p.finetune_20_steps, f"{begun} full"), "pretrain", "demonstration-labels"),
+        job("lora-5", 80, "fine-tune on 5 demonstrations per skill, LoRA",
+            finetune("policy-lora-5", few, p.finetune_steps, f"{begun} lora"), "pretrain", "demonstration-labels"),
+        job("full-5", 75, "fine-tune on 5 demonstrations per skill, all weights",
+            finetune("policy-full-5", few, p.finetune_steps, f"{begun} full"), "pretrain", "demonstration-labels"),
+        job("quality-ac3", 30, "measure AC3", quality("ac3"), "ac3", "quality-genie"),
+    ]  # fmt: skip
+
+    maker = {f"policy-{name}": name for name in ("full-20", "lora-5", "full-5")} | {"policy-scratch-5": "scratch"}
     for name, (policy, show) in ARMS.items():
-        words = (
-            "evaluate",
-            str(run / policy),
-            "--body",
-            p.body,
-            "--skills",
-            *SKILLS,
-            "--episodes",
-            str(p.episodes),
-            "--show",
-            show,
-        )
-        jobs.append(
-            Job(
-                name=f"act-{name}",
-                says=f"let it act: {name.replace('_', ' ')}",
-                seconds=20,
-                after=(made[policy],),
-                arguments=words,
-            )
-        )
+        acting = f"evaluate RUN/{policy} --body {p.body} --skills {skills} --episodes {p.episodes} --show"
+        made = job(f"act-{name}", 30, f"let it act: {name.replace('_', ' ')}", acting, maker[policy])
+        jobs.append(replace(made, arguments=(*made.arguments, show)))
     return jobs
 
 

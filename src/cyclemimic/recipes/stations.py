@@ -306,6 +306,8 @@ def check_source(source: Source) -> None:
         print(f"  {body}: {len(found)} clips, {sum(lengths)} frames ({spread}), {rates} frames/s")
     for line in bad:
         print(f"  of no use: {line}")
+    if len(bad) == len(clips):
+        raise InputError(source.name, expected="a usable clip", got="none", remedy="See the lines above.")
 
 
 def known_motion(source: FilmSource, cache: FrameCache, gap_s: float) -> tuple[TruePairs, TruePairs, TruePairs]:

@@ -9,6 +9,7 @@ from cyclemimic.tokenizer.objective import ObjectiveConfig
 from cyclemimic.train.stage1_tokenizer import TokenizerTraining
 from cyclemimic.train.stage2_pretrain import PretrainConfig
 from cyclemimic.train.stage3_finetune import FinetuneConfig
+from cyclemimic.train.trainee import OptimConfig
 
 TRUNK_STEPS = 1500
 BRANCH_STEPS = 600
@@ -29,7 +30,7 @@ def tiny() -> Recipe:
         trunk=trunk,
         genie=branch,
         ac3=replace(branch, objective=ObjectiveConfig(objective="ac3")),
-        pretrain=PretrainConfig(),
-        finetune=FinetuneConfig(),
+        pretrain=PretrainConfig(optim=OptimConfig(steps=3000)),
+        finetune=FinetuneConfig(optim=OptimConfig(steps=600)),
         policy_size_px=64,
     )

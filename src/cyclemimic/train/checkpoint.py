@@ -69,6 +69,8 @@ def claim_run(run_dir: Path, config: Mapping[str, object]) -> None:
             got=", ".join(f"{k} {there.get(k)} there, {here.get(k)} here" for k in differing),
             remedy="Name another --run, or repeat the command that began this one to resume it.",
         )
+    if run_dir.exists() and not run_dir.is_dir():
+        raise InputError(run_dir, expected="a folder, or nothing yet", got="a file", remedy="Name another --run.")
     run_dir.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(wanted, indent=1, sort_keys=True))
