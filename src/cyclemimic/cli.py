@@ -87,6 +87,8 @@ def tokenizer(
     bodies: tuple[str, ...] = (),
     seed: int | None = None,
     threads: int = 1,
+    device: str = "cpu",
+    precision: Literal["fp32", "bf16"] = "fp32",
     cache: Path = CACHE,
 ) -> None:
     """Learn latent actions from video alone. Started again with the same command it goes on where it stopped.
@@ -103,11 +105,20 @@ def tokenizer(
         bodies: embodiments to learn from; all unless named.
         seed: initialisation and data order.
         threads: of one core each; final weights depend on it.
+        device: cpu, cuda, cuda:1 ...
+        precision: fp32, or bf16 by autocast (for GPUs).
         cache: folder of decoded frames.
     """
     found = the_recipe(recipe)
     config = found.in_one_run(objective) if trunk is None else getattr(found, objective)
-    changes = {"steps": steps, "gap_s": gap_s, "seed": seed, "threads": threads}
+    changes = {
+        "steps": steps,
+        "gap_s": gap_s,
+        "seed": seed,
+        "threads": threads,
+        "device": device,
+        "precision": precision,
+    }
     config = replace(config, **{k: v for k, v in changes.items() if v is not None})
     if decoder is not None:
         config = replace(config, tokenizer=replace(config.tokenizer, decoder=decoder))

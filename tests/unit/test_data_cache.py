@@ -9,6 +9,7 @@ from cyclemimic.data.resize import resize_square
 from cyclemimic.data.sources.folder import FolderSource
 from cyclemimic.data.video import read_video
 from cyclemimic.errors import InputError
+from cyclemimic.store.atomic import alone_in
 from cyclemimic.store.frame_cache import FrameCache
 from cyclemimic.types import ClipInfo, Episode
 from tests.unit.data_small import moving_square, video_folder
@@ -156,3 +157,10 @@ def test_two_clips_of_one_name_are_refused(tmp_path):
 def test_no_absolute_path_lies_in_the_cache(tmp_path, videos):
     build_cache(FolderSource(videos), tmp_path / "cache", 11)
     assert str(tmp_path) not in (tmp_path / "cache" / "index.json").read_text()
+
+
+def test_a_whole_cache_is_read_while_another_process_holds_the_folder(tmp_path):
+    source = ListSource([("a", 3), ("b", 2)])
+    build_cache(source, tmp_path, 16)
+    with alone_in(tmp_path):
+        assert build_cache(source, tmp_path, 16).reused == 2

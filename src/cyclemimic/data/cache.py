@@ -76,26 +76,26 @@ def build_cache(
     _refuse_same_names(source, [c.name for c in clips])
     resampler = f"{resampler_name(fit)}; at least {min_frames} frames"
     recipe = CacheRecipe(source_hash=source_hash(source), size_px=size_px, resampler=resampler)
-    with alone_in(folder):
-        if (whole := _whole_cache(folder, recipe)) is not None:
-            say(f"{folder} is up to date: {len(whole)} clips, {len(whole.frames)} frames.")
-            return CacheReport(built=0, reused=len(whole), skipped=whole.skipped)
-        with FrameCacheWriter(folder, recipe) as writer:
-            reused = writer.num_clips
-            todo = [c for c in clips if c.name not in writer.done]
-            _refuse_full_disk(folder, todo, recipe, say)
-            for number, clip in enumerate(todo, start=1):
-                reason = _add(source, clip, writer, fit, min_frames)
-                tail = f"skipped, {reason}" if reason else f"{writer.num_frames} frames so far"
-                say(f"{number}/{len(todo)} {clip.name}: {tail}")
-            if writer.num_clips == 0:
-                reasons = "; ".join(f"{s.name}: {s.reason}" for s in writer.skipped[:3])
-                remedy = f"All {len(clips)} clips were skipped. Check them one by one with a video player."
-                raise InputError(source.name, expected="a usable clip", got=reasons or "none", remedy=remedy)
-            writer.finish()
-            for clip_skipped in writer.skipped:
-                say(f"skipped {clip_skipped.name}: {clip_skipped.reason}")
-            return CacheReport(built=writer.num_clips - reused, reused=reused, skipped=writer.skipped)
+    # Looked at before the lock is taken: many processes may read a whole cache at once.
+    if (whole := _whole_cache(folder, recipe)) is not None:
+        say(f"{folder} is up to date: {len(whole)} clips, {len(whole.frames)} frames.")
+        return CacheReport(built=0, reused=len(whole), skipped=whole.skipped)
+    with alone_in(folder), FrameCacheWriter(folder, recipe) as writer:
+        reused = writer.num_clips
+        todo = [c for c in clips if c.name not in writer.done]
+        _refuse_full_disk(folder, todo, recipe, say)
+        for number, clip in enumerate(todo, start=1):
+            reason = _add(source, clip, writer, fit, min_frames)
+            tail = f"skipped, {reason}" if reason else f"{writer.num_frames} frames so far"
+            say(f"{number}/{len(todo)} {clip.name}: {tail}")
+        if writer.num_clips == 0:
+            reasons = "; ".join(f"{s.name}: {s.reason}" for s in writer.skipped[:3])
+            remedy = f"All {len(clips)} clips were skipped. Check them one by one with a video player."
+            raise InputError(source.name, expected="a usable clip", got=reasons or "none", remedy=remedy)
+        writer.finish()
+        for clip_skipped in writer.skipped:
+            say(f"skipped {clip_skipped.name}: {clip_skipped.reason}")
+        return CacheReport(built=writer.num_clips - reused, reused=reused, skipped=writer.skipped)
 
 
 def _add(source: Source, clip: ClipInfo, writer: FrameCacheWriter, fit: Fit, min_frames: int) -> str | None:

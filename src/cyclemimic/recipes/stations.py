@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from cyclemimic.data.cache import build_cache
+from cyclemimic.data.cache import build_cache, source_hash
 from cyclemimic.data.loader import PairLoader, split_clips
 from cyclemimic.data.sources.film import FilmSource
 from cyclemimic.data.sources.folder import FolderSource
@@ -112,8 +112,8 @@ def film_world(
 
 def cached(source: Source, size_px: int, root: Path) -> FrameCache:
     """The source's frames at one size, decoded once below `root`."""
-    slug = re.sub(r"[^A-Za-z0-9]+", "-", source.name).strip("-")[-80:]
-    folder = root / f"{slug}-{size_px}px"
+    # Named by content: the same video under another name, or as a film with actions, is not decoded twice.
+    folder = root / f"{source_hash(source)[:16]}-{size_px}px"
     progress = Progress(name=f"decode at {size_px} px", total=len(source.clips()))
     seen = 0
 

@@ -67,7 +67,11 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[st
     """Undo `optimizer_tensors`."""
     for index, parameter in enumerate(ordered_parameters(optimizer)):
         start = f"{prefix}.{index}."
-        state = {key[len(start) :]: value.clone() for key, value in tensors.items() if key.startswith(start)}
+        found = {key[len(start) :]: value for key, value in tensors.items() if key.startswith(start)}
+        # Moments live beside their weights; the step count stays where AdamW keeps it, on the CPU.
+        state = {
+            key: value.clone() if value.ndim == 0 else value.to(parameter, copy=True) for key, value in found.items()
+        }
         if state:
             optimizer.state[parameter] = state
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -43,6 +43,7 @@ class TokenizerTraining:
     Args:
         gap_s: H, seconds between now and later.
         first_batch: number of the first batch of the data order; a branch goes on where its trunk ended.
+        precision: bf16 is autocast; on a CPU it pays only where the processor multiplies bf16.
     """
 
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
@@ -63,6 +64,8 @@ class TokenizerTraining:
     threads: int = 1
     checkpoint_every: int = 250
     gradient_norms_every: int = 100
+    device: str = "cpu"
+    precision: Literal["fp32", "bf16"] = "fp32"
 
 
 class TokenizerStage:
@@ -70,13 +73,13 @@ class TokenizerStage:
 
     def __init__(self, config: TokenizerTraining, loader: PairLoader) -> None:
         torch.manual_seed(entropy_for(config.seed, 0, "tokenizer/initialisation"))
-        self.config, self.loader = config, loader
-        self.tokenizer = LatentActionTokenizer(config.tokenizer).train()
+        self.config, self.loader, self.device = config, loader, torch.device(config.device)
+        self.tokenizer = LatentActionTokenizer(config.tokenizer).train().to(self.device)
         self.optimizer = adamw(self.tokenizer, learning_rate=config.learning_rate, weight_decay=config.weight_decay)
         self.critic: Discriminator | None = None
         self.buffer: LatentActionBuffer | None = None
         if config.objective.objective == "ac3":
-            self.critic = Discriminator(config.discriminator, size_px=config.tokenizer.size_px)
+            self.critic = Discriminator(config.discriminator, size_px=config.tokenizer.size_px).to(self.device)
             self.critic_optimizer = adamw(
                 self.critic, learning_rate=config.critic_learning_rate, weight_decay=0.0, betas=(0.5, 0.99)
             )
@@ -84,13 +87,13 @@ class TokenizerStage:
                 num_batches=config.buffer_batches,
                 batch_size=config.batch_size,
                 num_tokens=config.tokenizer.encoder.num_tokens,
-            )
+            ).to(self.device)
         # Usage is told over the last batches: one batch has too few pairs to hold more joint codes than its size.
         self.recent = LatentActionBuffer(
             num_batches=USAGE_BATCHES,
             batch_size=config.batch_size,
             num_tokens=config.tokenizer.encoder.num_tokens,
-        )
+        ).to(self.device)
         self.on_steps = {
             "cycle": torch.zeros((), dtype=torch.int64),
             "discriminator": torch.zeros((), dtype=torch.int64),
@@ -112,10 +115,18 @@ class TokenizerStage:
         """One update of the tokenizer, then one of its critic."""
         config = self.config
         arrays = self.loader.batch(config.first_batch + step)
-        batch = PairBatch(now=pixels(arrays.now), later=pixels(arrays.later), body=torch.from_numpy(arrays.body))
+        batch = PairBatch(
+            now=pixels(arrays.now, self.device),
+            later=pixels(arrays.later, self.device),
+            body=torch.from_numpy(arrays.body).to(self.device),
+        )
+        # On the CPU wherever the network is: the same draws on every device.
         generator = torch.Generator().manual_seed(entropy_for(config.seed, config.first_batch + step, "tokenizer/step"))
         progress = step / config.steps
-        terms = tokenizer_terms(self.tokenizer, self.critic, self.buffer, batch, config.objective, progress, generator)
+        with self._autocast():
+            terms = tokenizer_terms(
+                self.tokenizer, self.critic, self.buffer, batch, config.objective, progress, generator
+            )
         figures: dict[str, Tensor] = dict(terms.losses)
         if (step + 1) % config.gradient_norms_every == 0 or step + 1 == config.steps:
             figures |= gradient_norms(self.tokenizer, terms)
@@ -126,7 +137,8 @@ class TokenizerStage:
         reset = self.tokenizer.quantizer.follow(terms.latent, generator)
         if self.buffer is not None and self.critic is not None:
             self.buffer.forget(reset)
-            loss = critic_loss(self.critic, terms, config.objective.adversarial)
+            with self._autocast():
+                loss = critic_loss(self.critic, terms, config.objective.adversarial)
             update(self.critic_optimizer, loss, clip_norm=config.clip_norm)
             figures["critic"] = loss
         for name, count in self.on_steps.items():
@@ -138,6 +150,9 @@ class TokenizerStage:
         figures["joint_codes"] = joint_codes(used, self.tokenizer.num_codes)
         figures["slot_perplexity"] = slot_perplexity(used, self.tokenizer.num_codes).mean()
         return figures
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
 
     def state(self) -> dict[str, Tensor]:
         """Weights, codebook, buffer, both optimisers, counters."""

@@ -48,7 +48,7 @@ class FinetuneConfig:
     """What fine-tuning does; the defaults come from short runs on a CPU, LoRA's from UniVLA."""
 
     network: NetworkConfig = field(default_factory=NetworkConfig)  # not looked at where `init` names a folder
-    optim: OptimConfig = field(default_factory=OptimConfig)
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(steps=1400, learning_rate=2e-3))
     seed: int = 0
     batch: int = 32
     adaptation: Literal["full", "lora"] = "full"
