@@ -11,6 +11,7 @@ import pytest
 from safetensors import safe_open
 
 from cyclemimic.cli import RECIPES, VERBS
+from cyclemimic.data.sources.folder import FolderSource
 from cyclemimic.evaluate.records import load_quality, load_rollouts
 from cyclemimic.nn.batches import pixels
 from cyclemimic.policy.policy import LatentActionPolicy
@@ -26,9 +27,10 @@ from tests.journey.small import BODIES, SKILLS, STEPS, hashes
 RUNS = ("trunk", "genie", "ac3", "pretrained", "policy-lora", "policy-full")
 
 
-def cache_of(journey, end):
-    (folder,) = (p for p in (journey / "cache").iterdir() if p.name.endswith(end))
-    return FrameCache.open(folder, verify=True)
+def cache_of(journey, video, size_px):
+    """The cache of the videos in a folder: caches are named by what they hold."""
+    name = f"{FolderSource(journey / video).fingerprint()[:16]}-{size_px}px"
+    return FrameCache.open(journey / "cache" / name, verify=True)
 
 
 def test_every_verb_has_its_test():
@@ -60,7 +62,7 @@ def test_data_check(filmed):
 
 
 def test_data_cache(labelled):
-    cache = cache_of(labelled, "film-video-16px")
+    cache = cache_of(labelled, "film/video", 16)
     assert cache.frames.shape[1:] == (16, 16, 3) and set(cache.embodiments) == set(BODIES)
     assert len(cache) == len(list((labelled / "film/video").rglob("*.mp4")))
 
@@ -94,9 +96,9 @@ def test_the_three_objectives_differ_and_branch_off_one_trunk(journey):
 
 def test_labels_say_where_they_came_from(labelled):
     weights = sha256_file(labelled / "ac3/tokenizer.safetensors")
-    for name, cache in (("labels", "film-video-16px"), ("demonstration-labels", "demonstrations-16px")):
+    for name, cache in (("labels", "film/video"), ("demonstration-labels", "demonstrations/video")):
         shards = sorted((labelled / name).glob("labels-*.parquet"))
-        source = cache_of(labelled, cache)
+        source = cache_of(labelled, cache, 16)
         for shard in shards:
             told = json.loads(pq.read_schema(shard).metadata[b"cyclemimic"])
             assert told["tokenizer_sha256"] == weights and told["source_hash"] == source.source_hash
@@ -109,7 +111,7 @@ def test_labels_say_where_they_came_from(labelled):
 
 def test_labels_are_what_the_tokenizer_says(labelled):
     tokenizer, store = LatentActionTokenizer.load(labelled / "ac3"), LabelStore.open(labelled / "labels")
-    cache = cache_of(labelled, "film-video-16px")
+    cache = cache_of(labelled, "film/video", 16)
     frames = pixels(np.array(cache.clip_frames(4)))
     told, codes = store.codes_for(cache.clips[4].name)
     assert told.tolist() == list(range(len(frames) - 3))
