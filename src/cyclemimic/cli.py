@@ -34,6 +34,7 @@ def film(
     skills: tuple[str, ...] = (),
     first_seed: int = 0,
     actions: bool = True,
+    tail_steps: int = 0,
     report: bool = False,
 ) -> None:
     """Film scripted experts in a simulated world: video files, and the actions apart from them.
@@ -46,10 +47,18 @@ def film(
         skills: which skills; all unless named.
         first_seed: starts are drawn from this number on.
         actions: whether actions are written (apart from the video).
+        tail_steps: how long the expert goes on once the task is solved.
         report: print expert success per body and skill.
     """
     found = stations.film_world(
-        world, out, episodes=episodes, bodies=bodies, skills=skills, first_seed=first_seed, actions=actions
+        world,
+        out,
+        episodes=episodes,
+        bodies=bodies,
+        skills=skills,
+        first_seed=first_seed,
+        actions=actions,
+        tail_steps=tail_steps,
     )
     print(f"{found.clips} clips in {out / 'video'}, {found.filmed} of them filmed now")
     if report:

@@ -119,7 +119,7 @@ def demo_jobs(run: Path, p: DemoPlan) -> list[Job]:
             f"film arms --out RUN/film --episodes {p.video} --skills {skills} wander"),
         job("demonstrations", 8, f"record demonstrations with actions on {p.body}",
             f"film arms --out RUN/demonstrations --episodes 20 --bodies {p.body} --skills {skills}"
-            f" --first-seed {DEMONSTRATION_SEED}"),
+            f" --first-seed {DEMONSTRATION_SEED} --tail-steps 3"),
         job("trunk", 240, "learn latent actions from video: reconstruction trunk",
             tokenizer("trunk", p.trunk_steps), "film"),
         job("ac3", 190, "branch with AC3 and the discriminator", tokenizer("ac3", p.branch_steps), "trunk"),

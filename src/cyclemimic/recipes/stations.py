@@ -96,6 +96,7 @@ def film_world(
     skills: Sequence[str],
     first_seed: int,
     actions: bool,
+    tail_steps: int = 0,
 ) -> FilmReport:
     """Let the scripted experts act and write video, and the actions apart. Every body gets starts of its own."""
     world = make_world(world_name)
@@ -107,7 +108,14 @@ def film_world(
     ]
     progress = Progress(name="film", total=len(tasks))
     count = iter(range(1, len(tasks) + 1))
-    return film(world, tasks, out, keep_actions=actions, progress=lambda line: progress.update(next(count)))
+    return film(
+        world,
+        tasks,
+        out,
+        keep_actions=actions,
+        tail_steps=tail_steps,
+        progress=lambda line: progress.update(next(count)),
+    )
 
 
 def cached(source: Source, size_px: int, root: Path) -> FrameCache:

@@ -121,6 +121,7 @@ def film(
     *,
     keep_actions: bool = True,
     only_successes: bool = True,
+    tail_steps: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> FilmReport:
     """Film the expert at every task. Episodes that are in the folder already are not filmed again.
@@ -131,6 +132,7 @@ def film(
         out: the folder; must be empty or hold films of the same world.
         keep_actions: whether to write `actions/`; without, the folder is video alone.
         only_successes: whether to leave out failed episodes; they are counted all the same.
+        tail_steps: how many steps the expert goes on once the task is solved: what to do at the goal is then shown too.
         progress: is given a line of text after every episode.
 
     Raises:
@@ -139,14 +141,14 @@ def film(
     out = Path(out)
     filmed = 0
     with alone_in(out):
-        _write_world(world, out, keep_actions=keep_actions, only_successes=only_successes)
+        _write_world(world, out, keep_actions=keep_actions, only_successes=only_successes, tail_steps=tail_steps)
         episodes = _read_journal(out / JOURNAL)
         try:
             with (out / JOURNAL).open("a", encoding="utf-8") as journal:
                 for number, task in enumerate(tasks, start=1):
                     name = episode_name(task)
                     if name not in episodes:
-                        episodes[name] = _film_one(world, task, out, keep_actions, only_successes)
+                        episodes[name] = _film_one(world, task, out, keep_actions, only_successes, tail_steps)
                         journal.write(json.dumps(asdict(episodes[name]), ensure_ascii=False) + "\n")
                         journal.flush()
                         filmed += 1
@@ -158,8 +160,10 @@ def film(
     return report
 
 
-def _film_one(world: World, task: Task, out: Path, keep_actions: bool, only_successes: bool) -> FilmedEpisode:
-    take = _run_expert(world, task)
+def _film_one(
+    world: World, task: Task, out: Path, keep_actions: bool, only_successes: bool, tail_steps: int
+) -> FilmedEpisode:
+    take = _run_expert(world, task, tail_steps)
     kept = take.success or not only_successes
     if kept:
         name = episode_name(task)
@@ -183,13 +187,13 @@ def _film_one(world: World, task: Task, out: Path, keep_actions: bool, only_succ
     )
 
 
-def _run_expert(world: World, task: Task) -> _Take:
+def _run_expert(world: World, task: Task, tail_steps: int) -> _Take:
     observation = world.reset(task)
     instruction = observation.instruction
     frames, states = [_picture(world, observation)], [observation.proprioception]
     actions: list[Float32] = []
-    success = False
-    for _ in range(world.max_steps):
+    success, behind = False, 0
+    for _ in range(world.max_steps + tail_steps):
         action = np.asarray(world.expert_action(), np.float32)
         world.action_space.check(action, f"{world.name}, expert of {task.skill!r}")
         step = world.step(action)
@@ -197,8 +201,9 @@ def _run_expert(world: World, task: Task) -> _Take:
         actions.append(np.clip(action, world.action_space.low, world.action_space.high))
         frames.append(_picture(world, step.observation))
         states.append(step.observation.proprioception)
-        success = step.success
-        if step.success or step.truncated:
+        behind += success  # steps since the task was solved
+        success = success or step.success
+        if (behind == tail_steps and success) or (step.truncated and not success):
             break
     known = [s for s in states if s is not None]
     return _Take(
@@ -218,7 +223,7 @@ def _picture(world: World, observation: Observation) -> UInt8:
     return observation.images[name].copy()  # worlds may draw into one buffer
 
 
-def _write_world(world: World, out: Path, *, keep_actions: bool, only_successes: bool) -> None:
+def _write_world(world: World, out: Path, *, keep_actions: bool, only_successes: bool, tail_steps: int) -> None:
     value = {
         "format": FORMAT,
         "world": world.name,
@@ -229,6 +234,7 @@ def _write_world(world: World, out: Path, *, keep_actions: bool, only_successes:
         "max_steps": world.max_steps,
         "keep_actions": keep_actions,
         "only_successes": only_successes,
+        "tail_steps": tail_steps,
     }
     path = out / WORLD
     if not path.exists():
