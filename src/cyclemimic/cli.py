@@ -15,7 +15,7 @@ try:
 
     from cyclemimic.data.sources.film import FilmSource
     from cyclemimic.recipes import demo as demo_recipe
-    from cyclemimic.recipes import stations
+    from cyclemimic.recipes import judging, stations
     from cyclemimic.recipes.recipe import Recipe, find_recipe
     from cyclemimic.recipes.tiny import tiny
     from cyclemimic.train.loop import use_threads
@@ -275,14 +275,14 @@ def evaluate(
                 got="none",
                 remedy="Name what `film` wrote.",
             )
-        record = stations.run_quality(run, source, judge or run.parent / "judge", out or run, cache_root=cache)
-        print(stations.quality_text(record))
+        record = judging.run_quality(run, source, judge or run.parent / "judge", out or run, cache_root=cache)
+        print(judging.quality_text(record))
         return
     if body is None:
         raise InputError(
             "--body", expected="the body that acts", got="none", remedy="Name the body of the demonstrations."
         )
-    result = stations.run_rollouts(
+    result = judging.run_rollouts(
         run,
         world,
         body=body,
@@ -292,7 +292,7 @@ def evaluate(
         show=show,
         out=out or run,
     )
-    print(stations.rollout_text(result))
+    print(judging.rollout_text(result))
 
 
 def inspect(
@@ -308,7 +308,7 @@ def inspect(
         cache: folder of decoded frames.
     """
     use_threads(threads)
-    print(stations.run_inspect(run, source, out or run / "inspect", cache_root=cache))
+    print(judging.run_inspect(run, source, out or run / "inspect", cache_root=cache))
 
 
 def demo(run: Path = Path("runs/demo"), quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False) -> None:
@@ -323,7 +323,7 @@ def demo(run: Path = Path("runs/demo"), quick: Annotated[bool, tyro.conf.FlagCre
 
 def doctor() -> None:
     """Say what this machine has and what it lacks."""
-    print(stations.doctor())
+    print(judging.doctor())
 
 
 VERBS: dict[str, Callable[..., Any]] = {

@@ -22,7 +22,8 @@ from cyclemimic.evaluate.records import load_quality, load_rollouts
 from cyclemimic.evaluate.report import write_report
 from cyclemimic.evaluate.summary import OnSteps, Summary, gradient_norms_from
 from cyclemimic.recipes.jobs import Job, JobFailedError, Jobs
-from cyclemimic.recipes.stations import SPLIT_SEED, cached, known_motion, open_source
+from cyclemimic.recipes.judging import known_motion
+from cyclemimic.recipes.stations import SPLIT_SEED, cached, open_source
 from cyclemimic.recipes.tiny import tiny
 from cyclemimic.store.atomic import write_json
 from cyclemimic.tokenizer.tokenizer import LatentActionTokenizer

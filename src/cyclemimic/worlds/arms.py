@@ -269,7 +269,7 @@ class ArmsWorld:
         if rig.gl is None:
             try:
                 rig.gl = mujoco.Renderer(rig.model, size, size)
-            except Exception as error:
+            except (AttributeError, ImportError, OSError, RuntimeError, mujoco.FatalError) as error:
                 raise InputError(
                     "renderer 'gl'",
                     expected="a working OpenGL context",

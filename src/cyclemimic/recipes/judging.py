@@ -1,0 +1,182 @@
+"""How a run is judged, as one function for each thing that can be judged: from names on a command line to results."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from cyclemimic.data.loader import split_clips
+from cyclemimic.data.sources.film import FilmSource
+from cyclemimic.errors import InputError
+from cyclemimic.evaluate.inspect import inspect_tokenizer
+from cyclemimic.evaluate.judge import Judge, fit_judge
+from cyclemimic.evaluate.moments import TruePairs, true_pairs
+from cyclemimic.evaluate.pages import QUALITY_COLUMNS, this_machine
+from cyclemimic.evaluate.quality import measure_quality, measure_references
+from cyclemimic.evaluate.records import QualityRecord, save_quality, save_rollouts
+from cyclemimic.evaluate.rollout import (
+    Instruct,
+    RolloutResult,
+    black_image,
+    evaluate_policy,
+    with_instruction,
+)
+from cyclemimic.evaluate.summary import number as figure
+from cyclemimic.policy.policy import LatentActionPolicy
+from cyclemimic.recipes.stations import HELD_OUT, SPLIT_SEED, cached, chosen, make_world, open_source
+from cyclemimic.store.frame_cache import FrameCache
+from cyclemimic.tokenizer.tokenizer import LatentActionTokenizer
+from cyclemimic.train.stage1_tokenizer import tokenizer_facts
+from cyclemimic.types import Task, World
+from cyclemimic.worlds.arms import ArmsWorld
+
+Show = Literal["as it is", "swapped", "black"]
+
+
+def known_motion(source: FilmSource, cache: FrameCache, gap_s: float) -> tuple[TruePairs, TruePairs, TruePairs]:
+    """Pairs with their true displacement, of training, validation and test clips: for measurements only."""
+    positions = {}
+    for clip in source.clips():
+        _, state = source.actions_of(clip)
+        if state is None:
+            raise InputError(source.name, expected="proprioception", got="none", remedy="Film with actions.")
+        positions[clip.name] = state[:, :3]
+    sides = split_clips(cache.clips, HELD_OUT, SPLIT_SEED)
+    counts = {"training": len(sides.train), "validation": len(sides.val), "test": len(sides.test)}
+    if not all(counts.values()):
+        got = ", ".join(f"{count} for {side}" for side, count in counts.items())
+        expected, remedy = "clips for training, validation and test", "Film more episodes; names decide the side."
+        raise InputError(source.name, expected=expected, got=got, remedy=remedy)
+    train_side, val_side, test_side = (
+        true_pairs(cache.subset(side), positions, gap_s=gap_s, limit=limit, seed=SPLIT_SEED)
+        for side, limit in ((sides.train, 6000), (sides.val, 2000), (sides.test, 2000))
+    )
+    return train_side, val_side, test_side
+
+
+def run_quality(
+    run: Path, source_text: str, judge_folder: Path, out: Path, *, cache_root: Path, side: str = "test"
+) -> QualityRecord:
+    """Judge a tokenizer's latent actions on clips that it never saw."""
+    source = open_source(source_text)
+    if not isinstance(source, FilmSource):
+        raise InputError(
+            "--source",
+            expected="film:PATH with true motion",
+            got=source_text,
+            remedy="Name what `film` wrote.",
+        )
+    tokenizer = LatentActionTokenizer.load(run)
+    gap_s = tokenizer_facts(run)["gap_s"]
+    cache = cached(source, tokenizer.config.size_px, cache_root)
+    training, validation, test = known_motion(source, cache, gap_s)
+    judge = fitted_judge(judge_folder, training, validation)
+    held_out = test if side == "test" else validation
+    seen = tokenizer_facts(run)["bodies"]
+    record = QualityRecord(
+        quality=measure_quality(tokenizer, training, held_out, judge, seed=SPLIT_SEED, seen_bodies=seen),
+        references=measure_references(tokenizer, held_out, judge, seed=SPLIT_SEED, seen_bodies=seen),
+        judge=judge.report,
+    )
+    save_quality(out / "quality.json", record)
+    return record
+
+
+def quality_text(record: QualityRecord) -> str:
+    """A tokenizer's numbers, a line each, and whether the judge may be believed."""
+    found = record.quality.row()
+    lines = [f"{text:16} {figure(found[key])}" for key, text in QUALITY_COLUMNS.items()]
+    for name, score in record.references.row().items():
+        lines.append(f"transfer cos {figure(score['transfer_cosine'])} of the control {name.replace('_', ' ')}")
+    reason = record.judge.reason
+    return "\n".join([*lines, f"the judge is refused: {reason}" if reason else "the judge is believed"])
+
+
+def rollout_text(result: RolloutResult) -> str:
+    """Success rates, a line per skill, and the exceptions that episodes ended in."""
+    rates = {"all": result.row(), **result.per_skill()}
+    return "\n".join([*(f"{name:16} {row}" for name, row in rates.items()), *result.error_messages])
+
+
+def fitted_judge(folder: Path, training: TruePairs, held_out: TruePairs) -> Judge:
+    """The judge that lies in `folder`, fitted now where there is none."""
+    if (folder / "judge.json").exists():
+        return Judge.load(folder)
+    judge = fit_judge(training, held_out, seed=SPLIT_SEED)
+    judge.save(folder)
+    return judge
+
+
+def shown(show: Show, world: World) -> Instruct | None:
+    """How an episode's observations are changed before the policy sees them: the controls of every result."""
+    if show == "as it is":
+        return None
+    if show == "black":
+        return lambda task, seen: black_image(seen)
+    if not isinstance(world, ArmsWorld):
+        raise InputError(
+            "--show",
+            expected="a world that knows swapped instructions (arms)",
+            got=world.name,
+            remedy="Use --show black.",
+        )
+    return lambda task, seen: with_instruction(seen, world.swapped_instruction(task))
+
+
+def run_rollouts(
+    run: Path,
+    world_name: str,
+    *,
+    body: str,
+    skills: Sequence[str],
+    episodes: int,
+    first_seed: int,
+    show: Show,
+    out: Path,
+) -> RolloutResult:
+    """Closed-loop success of a policy; the same starts for every policy that is given the same numbers."""
+    policy = LatentActionPolicy.load(run)
+    world = make_world(world_name)
+    chosen("body", [body], world.bodies)
+    # Skill by skill in turn, so that a run that is looked at half-way has seen every skill.
+    names = chosen("skills", skills, world.skills)
+    tasks = [Task(body=body, skill=skill, seed=first_seed + i) for i in range(episodes) for skill in names]
+    result = evaluate_policy(
+        lambda: make_world(world_name),
+        policy,
+        tasks,
+        chunk_steps=policy.network.spec.config.head.chunk_steps,
+        instruct=shown(show, world),
+        films_per_skill=1,
+    )
+    save_rollouts(out, f"rollouts-{show.replace(' ', '-')}", result)
+    return result
+
+
+def run_inspect(run: Path, source_text: str, out: Path, *, cache_root: Path) -> Path:
+    """A page about a tokenizer on any video."""
+    tokenizer = LatentActionTokenizer.load(run)
+    cache = cached(open_source(source_text), tokenizer.config.size_px, cache_root)
+    return inspect_tokenizer(tokenizer, cache, out, gap_s=tokenizer_facts(run)["gap_s"]).page
+
+
+def doctor() -> str:
+    """What this machine has and lacks, a line each."""
+    machine = this_machine()
+    free_gb = shutil.disk_usage(Path.cwd()).free / 1e9
+    lines = [
+        f"processor     {machine.cpu}, {os.cpu_count()} cores, torch uses {machine.threads}",
+        f"python        {machine.python}",
+        *(f"{name:13} {version}" for name, version in machine.versions.items()),
+        f"GPU           {torch.cuda.get_device_name() if torch.cuda.is_available() else 'none (not needed)'}",
+        f"disk          {free_gb:.0f} GB free here",
+    ]
+    world = make_world("arms")
+    world.reset(Task(body=world.bodies[0], skill=world.skills[0], seed=0))
+    lines.append(f"arms world    draws at {world.camera.width_px} px without OpenGL")
+    return "\n".join(lines)
