@@ -32,6 +32,8 @@ from cyclemimic.train.stage1_tokenizer import tokenizer_facts
 
 SKILLS = ("reach", "push_left", "push_right", "push_forward", "push_back")
 DEMONSTRATION_SEED = 5_000_000
+# The best of 3e-4, 1e-3 and 2e-3 for the control (docs/log.md); the pre-trained policies keep the recipe's 1e-3.
+SCRATCH_RATE = "--learning-rate 2e-3"
 # name in the summary -> (policy, what it is shown)
 ARMS = {
     "pretrained_lora": ("policy-lora-5", "as it is"),
@@ -86,7 +88,7 @@ def plan(quick: bool) -> DemoPlan:
 
 
 def demo_jobs(run: Path, p: DemoPlan) -> list[Job]:
-    """The demo as commands. The policies that are compared differ in nothing but where they start."""
+    """The demo as commands. Compared policies differ in where they start, and the control has the better rate for it."""
     skills = " ".join(SKILLS)
     few = min(5, p.video)
 
@@ -130,7 +132,7 @@ def demo_jobs(run: Path, p: DemoPlan) -> list[Job]:
             label("film:RUN/demonstrations", "demonstration-labels"), "ac3", "demonstrations"),
         job("labels", 20, "label all video", label("folder:RUN/film/video", "labels"), "ac3"),
         job("scratch", 420, "control: no latent pre-training, all weights, as many steps",
-            finetune("policy-scratch-5", few, p.pretrain_steps + p.finetune_steps, "--adaptation full"),
+            finetune("policy-scratch-5", few, p.pretrain_steps + p.finetune_steps, f"--adaptation full {SCRATCH_RATE}"),
             "demonstration-labels"),
         job("pretrain", 210, "pre-train the policy on latent actions",
             f"pretrain --source folder:RUN/film/video --labels RUN/labels --run RUN/pretrained"
