@@ -1,6 +1,9 @@
 """Commands run in an order that respects what they need; a failed one stops all, and a later run goes on."""
 
+import os
+import subprocess
 import sys
+import time
 
 import pytest
 
@@ -55,3 +58,23 @@ def test_compared_policies_differ_only_in_where_they_start(tmp_path):
     ac3, genie = flags("ac3"), flags("genie")
     differing = {k for k in ac3 if ac3[k] != genie[k]}
     assert differing == {"--run", "--objective"}
+
+
+def test_a_terminated_run_takes_its_commands_along(tmp_path):
+    """Left behind, they would go on writing where the next run begins."""
+    script = (
+        "import sys; from pathlib import Path; from cyclemimic.recipes.jobs import Job, Jobs\n"
+        "words = (f'import os, pathlib, time; pathlib.Path({sys.argv[1]!r}).write_text(str(os.getpid())); time.sleep(60)',)\n"
+        "job = Job(name='long', arguments=words, seconds=1, says='long')\n"
+        "Jobs(jobs=[job], folder=Path(sys.argv[2]), command=(sys.executable, '-c')).run()\n"
+    )
+    told = tmp_path / "pid"
+    run = subprocess.Popen([sys.executable, "-c", script, str(told), str(tmp_path / "jobs")])
+    for _ in range(600):
+        if told.exists() and told.read_text():
+            break
+        time.sleep(0.1)
+    run.terminate()
+    run.wait(20)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(told.read_text()), 0)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from cyclemimic.errors import InputError
+from cyclemimic.store.atomic import alone_in
 from cyclemimic.train.checkpoint import UNFINISHED, claim_run, latest_checkpoint, save_checkpoint
 from cyclemimic.train.loop import METRICS_FILE, read_metrics, train
 from cyclemimic.train.optim import (
@@ -81,6 +82,11 @@ def test_another_configuration_is_refused_by_the_names_of_its_fields(tmp_path):
     run(Walk(), tmp_path, rate=1, size=3)
     with pytest.raises(InputError, match="rate 1 there, 2 here"):
         run(Walk(), tmp_path, rate=2, size=3)
+
+
+def test_a_second_process_in_the_same_folder_is_refused(tmp_path):
+    with alone_in(tmp_path), pytest.raises(InputError, match="a second one"):
+        run(Walk(), tmp_path)
 
 
 def test_a_row_that_was_cut_is_dropped(tmp_path):

@@ -88,7 +88,7 @@ def plan(quick: bool) -> DemoPlan:
 
 
 def demo_jobs(run: Path, p: DemoPlan) -> list[Job]:
-    """The demo as commands. Compared policies differ in where they start, and the control has the better rate for it."""
+    """The demo as commands. Compared policies differ in where they start; the control has the rate best for it."""
     skills = " ".join(SKILLS)
     few = min(5, p.video)
 

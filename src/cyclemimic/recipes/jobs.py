@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -64,6 +65,8 @@ class Jobs:
         Raises:
             JobFailedError: a job ended with an error. The others are stopped; a later run goes on.
         """
+        # A terminated run must take its commands along; the default would leave them behind, still writing.
+        before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
         (self.folder / "logs").mkdir(parents=True, exist_ok=True)
         earlier_s = 0.0
         for job in self.jobs:
@@ -87,6 +90,7 @@ class Jobs:
             for process, _ in self._running.values():
                 process.terminate()
                 process.wait()
+            signal.signal(signal.SIGTERM, before)
             total_s = earlier_s + time.monotonic() - self._began_s
             write_json(clock, {"seconds": total_s})
         return total_s

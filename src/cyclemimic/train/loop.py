@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from cyclemimic.store.atomic import alone_in
 from cyclemimic.store.weights import load_tensors, save_tensors
 from cyclemimic.train.checkpoint import claim_run, latest_checkpoint, save_checkpoint
 from cyclemimic.train.progress import Progress
@@ -50,44 +51,46 @@ def train(
     """Train `stage` for `steps` updates in `run_dir`, resuming what lies there; `stage` is then in its final state.
 
     Raises:
-        InputError: `run_dir` belongs to another configuration.
+        InputError: `run_dir` belongs to another configuration, or another process is at work in it.
     """
     claim_run(run_dir, config)
-    final = run_dir / FINAL_STATE
-    if final.exists():
-        stage.load_state(load_tensors(final)[0])
-        return
-    found = latest_checkpoint(run_dir / "checkpoints")
-    start = 0
-    if found is not None:
-        start, tensors = found
-        stage.load_state(tensors)
-    _truncate_metrics(run_dir / METRICS_FILE, start)
-    progress = Progress(name=name, total=steps, done=start)
-    window: dict[str, list[Tensor]] = {}
-    count = 0
-    wall_s, cpu_s = time.monotonic(), time.process_time()
-    with (run_dir / METRICS_FILE).open("a") as log:
-        for step in range(start, steps):
-            for key, value in stage.step(step).items():
-                window.setdefault(key, []).append(value.detach())
-            count += 1
-            done = step + 1
-            if done % log_every == 0 or done == steps:
-                figures = {k: float(torch.stack(v).double().mean()) for k, v in window.items()}
-                spent_cpu_s = time.process_time() - cpu_s
-                figures["cpu_ms_per_sample"] = 1000 * spent_cpu_s / (count * samples_per_step)
-                figures["samples_per_s"] = count * samples_per_step / (time.monotonic() - wall_s)
-                log.write(json.dumps({"step": done, **figures}) + "\n")
-                log.flush()
-                progress.update(done, figures)
-                window, count = {}, 0
-                wall_s, cpu_s = time.monotonic(), time.process_time()
-            if done % checkpoint_every == 0 and done < steps:
-                save_checkpoint(run_dir / "checkpoints", done, stage.state())
-            if hook is not None:
-                hook(done)
-    save_tensors(final, stage.state(), {"step": str(steps)})
+    # Two processes in one folder would spoil each other's checkpoints.
+    with alone_in(run_dir):
+        final = run_dir / FINAL_STATE
+        if final.exists():
+            stage.load_state(load_tensors(final)[0])
+            return
+        found = latest_checkpoint(run_dir / "checkpoints")
+        start = 0
+        if found is not None:
+            start, tensors = found
+            stage.load_state(tensors)
+        _truncate_metrics(run_dir / METRICS_FILE, start)
+        progress = Progress(name=name, total=steps, done=start)
+        window: dict[str, list[Tensor]] = {}
+        count = 0
+        wall_s, cpu_s = time.monotonic(), time.process_time()
+        with (run_dir / METRICS_FILE).open("a") as log:
+            for step in range(start, steps):
+                for key, value in stage.step(step).items():
+                    window.setdefault(key, []).append(value.detach())
+                count += 1
+                done = step + 1
+                if done % log_every == 0 or done == steps:
+                    figures = {k: float(torch.stack(v).double().mean()) for k, v in window.items()}
+                    spent_cpu_s = time.process_time() - cpu_s
+                    figures["cpu_ms_per_sample"] = 1000 * spent_cpu_s / (count * samples_per_step)
+                    figures["samples_per_s"] = count * samples_per_step / (time.monotonic() - wall_s)
+                    log.write(json.dumps({"step": done, **figures}) + "\n")
+                    log.flush()
+                    progress.update(done, figures)
+                    window, count = {}, 0
+                    wall_s, cpu_s = time.monotonic(), time.process_time()
+                if done % checkpoint_every == 0 and done < steps:
+                    save_checkpoint(run_dir / "checkpoints", done, stage.state())
+                if hook is not None:
+                    hook(done)
+        save_tensors(final, stage.state(), {"step": str(steps)})
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, float]]:
