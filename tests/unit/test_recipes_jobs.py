@@ -64,8 +64,8 @@ def test_a_terminated_run_takes_its_commands_along(tmp_path):
     """Left behind, they would go on writing where the next run begins."""
     script = (
         "import sys; from pathlib import Path; from cyclemimic.recipes.jobs import Job, Jobs\n"
-        "words = (f'import os, pathlib, time; pathlib.Path({sys.argv[1]!r}).write_text(str(os.getpid())); time.sleep(60)',)\n"
-        "job = Job(name='long', arguments=words, seconds=1, says='long')\n"
+        "code = f'import os, time; open({sys.argv[1]!r}, chr(119)).write(str(os.getpid())); time.sleep(60)'\n"
+        "job = Job(name='long', arguments=(code,), seconds=1, says='long')\n"
         "Jobs(jobs=[job], folder=Path(sys.argv[2]), command=(sys.executable, '-c')).run()\n"
     )
     told = tmp_path / "pid"
