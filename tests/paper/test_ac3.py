@@ -119,7 +119,7 @@ def test_scale_gradient_keeps_the_value():
 def test_embedding_is_read_before_quantisation():
     """A quantised reading would have no gradient with respect to small changes of the generated frame."""
     tokenizer, batch = small_tokenizer(), small_batch()
-    losses = {float(turn(tokenizer, batch, AC3Config(noise=n, blur=False)).loss) for n in (0.0, 1e-3, 2e-3)}
+    losses = {turn(tokenizer, batch, AC3Config(noise=n, blur=False)).loss.item() for n in (0.0, 1e-3, 2e-3)}
     assert len(losses) == 3
 
 
