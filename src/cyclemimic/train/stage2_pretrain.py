@@ -44,6 +44,7 @@ class PretrainConfig:
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(steps=4000))
     seed: int = 0
     batch: int = 16
+    latent_weight: float = 1.0  # next-token likelihood of the latent tokens: the paper's loss
     readout_weight: float = 1.0  # cross-entropy of the codes from the action decoder's visual features
     hindsight_weight: float = 1.0  # cross-entropy of where in the picture the clip ends, from the same features
     shift_px: int = 1
@@ -210,7 +211,9 @@ class PretrainStage:
         latent = network.latent.latent_loss(output.slots, codes)
         readout = readout_loss(logits, codes)
         hindsight = end_loss(end, torch.from_numpy(self.data.ends[self.data.clip[index]]).to(self.device))
-        norm = self.trainee.apply(step, latent + c.readout_weight * readout + c.hindsight_weight * hindsight)
+        norm = self.trainee.apply(
+            step, c.latent_weight * latent + c.readout_weight * readout + c.hindsight_weight * hindsight
+        )
         with torch.no_grad():
             accuracy = network.latent.slot_accuracy(output.slots, codes)
         slots = {f"accuracy_{i}": value for i, value in enumerate(accuracy)}
