@@ -6,8 +6,8 @@ L tokens of a latent action (l_z), K codes, S steps of an action chunk.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -311,19 +311,3 @@ class World(Protocol):
     def restore(self, state: NDArray[np.float64]) -> Observation:
         """Return to a state that `state` gave for the running task."""
         ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Provenance:
-    """Where an artefact came from; lies beside every checkpoint, label store and report."""
-
-    kind: str
-    made_by: str
-    parents: Mapping[str, str] = field(default_factory=dict)  # role -> hash
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-
-def iterate(source: Source) -> Iterator[Episode]:
-    """Every readable episode of a source, in order."""
-    for clip in source.clips():
-        yield source.read(clip)

@@ -63,7 +63,6 @@ def recipe() -> Recipe:
         ac3=replace(branch, objective=ObjectiveConfig(objective="ac3", **ramps)),
         pretrain=PretrainConfig(network=NETWORK, optim=OPTIM, batch=8),
         finetune=FinetuneConfig(network=NETWORK, optim=OPTIM, batch=8, lora_rank=2),
-        policy_size_px=64,
     )
 
 

@@ -24,7 +24,6 @@ class Recipe:
         ac3: our branch; equal to `genie` but for the objective.
         pretrain: latent policy on labelled video.
         finetune: actions on a few demonstrations.
-        policy_size_px: picture size of the policy; the tokenizer's is in its own configuration.
     """
 
     trunk: TokenizerTraining
@@ -32,7 +31,6 @@ class Recipe:
     ac3: TokenizerTraining
     pretrain: PretrainConfig
     finetune: FinetuneConfig
-    policy_size_px: int
 
     def in_one_run(self, objective: Literal["trunk", "genie", "ac3"]) -> TokenizerTraining:
         """Trunk and branch as one run from random weights: AC3 comes as late and as gently as behind a trunk."""

@@ -32,5 +32,4 @@ def tiny() -> Recipe:
         ac3=replace(branch, objective=ObjectiveConfig(objective="ac3")),
         pretrain=PretrainConfig(optim=OptimConfig(steps=3000)),
         finetune=FinetuneConfig(optim=OptimConfig(steps=600)),
-        policy_size_px=64,
     )

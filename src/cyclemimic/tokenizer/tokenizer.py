@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -153,8 +152,3 @@ class LatentActionTokenizer(nn.Module):
             )
         tokenizer.load_state_dict(tensors)
         return tokenizer.eval()
-
-
-def config_text(config: TokenizerConfig) -> str:
-    """The configuration as indented JSON, for reports."""
-    return json.dumps(asdict(config), indent=1)

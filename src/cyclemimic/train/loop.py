@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -46,7 +46,6 @@ def train(
     checkpoint_every: int,
     log_every: int = 20,
     samples_per_step: int,
-    hook: Callable[[int], None] | None = None,
 ) -> None:
     """Train `stage` for `steps` updates in `run_dir`, resuming what lies there; `stage` is then in its final state.
 
@@ -88,8 +87,6 @@ def train(
                     wall_s, cpu_s = time.monotonic(), time.process_time()
                 if done % checkpoint_every == 0 and done < steps:
                     save_checkpoint(run_dir / "checkpoints", done, stage.state())
-                if hook is not None:
-                    hook(done)
         save_tensors(final, stage.state(), {"step": str(steps)})
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -110,8 +110,3 @@ def without_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tens
     """Those tensors whose name starts with `prefix.`, without it."""
     start = f"{prefix}."
     return {name[len(start) :]: value for name, value in tensors.items() if name.startswith(start)}
-
-
-def num_parameters(modules: Iterable[nn.Module]) -> int:
-    """How many trainable numbers the modules hold."""
-    return sum(p.numel() for m in modules for p in m.parameters() if p.requires_grad)
