@@ -316,7 +316,7 @@ def demo(run: Path = Path("runs/demo"), quick: Annotated[bool, tyro.conf.FlagCre
 
     Args:
         run: folder for everything; started again it goes on.
-        quick: a minute instead of a quarter of an hour; its numbers mean nothing.
+        quick: a few minutes instead of a quarter of an hour; its numbers mean nothing.
     """
     sys.exit(demo_recipe.run_demo(run, quick=quick))
 
