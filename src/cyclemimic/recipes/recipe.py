@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from cyclemimic.errors import InputError, did_you_mean
+from cyclemimic.errors import InputError
+from cyclemimic.names import named
 from cyclemimic.tokenizer.objective import Ramp
 from cyclemimic.train.stage1_tokenizer import TokenizerTraining
 from cyclemimic.train.stage2_pretrain import PretrainConfig
@@ -54,25 +54,7 @@ def find_recipe(name: str, table: dict[str, Callable[[], Recipe]]) -> Recipe:
     Raises:
         InputError: there is no such recipe.
     """
-    if ":" not in name:
-        if name not in table:
-            raise InputError(
-                "--recipe",
-                expected="a known recipe or package.module:function",
-                got=repr(name),
-                remedy=did_you_mean(name, table),
-            )
-        return table[name]()
-    module, _, function = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), function)()
-    except (ImportError, AttributeError) as error:
-        raise InputError(
-            "--recipe",
-            expected="an importable package.module:function",
-            got=f"{name!r} ({error})",
-            remedy="Check the spelling and PYTHONPATH.",
-        ) from error
+    found = named("--recipe", name, table)()
     if not isinstance(found, Recipe):
         raise InputError(
             "--recipe",

@@ -1,0 +1,39 @@
+"""One literal table per kind of thing, and `package.module:name` for what lies outside this package."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import TypeVar
+
+from cyclemimic.errors import InputError, did_you_mean
+
+T = TypeVar("T")
+
+
+def named(where: str, text: str, table: Mapping[str, T]) -> T:
+    """What `text` names: an entry of `table`, or the attribute `name` of an importable module, `package.module:name`.
+
+    Raises:
+        InputError: there is no such entry, module or attribute; names what comes nearest.
+    """
+    if ":" not in text:
+        if text not in table:
+            raise InputError(
+                where,
+                expected=f"one of {', '.join(sorted(table))}, or package.module:name",
+                got=repr(text),
+                remedy=did_you_mean(text, table),
+            )
+        return table[text]
+    module, _, name = text.partition(":")
+    try:
+        found: T = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(
+            where,
+            expected="an importable package.module:name",
+            got=f"{text!r} ({error})",
+            remedy="Check the spelling and PYTHONPATH.",
+        ) from error
+    return found
