@@ -9,18 +9,22 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclemimic.errors import InputError
+from cyclemimic.robot.command import main as drive_command
 
 try:
     import tyro
 
     from cyclemimic.data.sources.film import FilmSource
     from cyclemimic.recipes import demo as demo_recipe
-    from cyclemimic.recipes import judging, stations
+    from cyclemimic.recipes import judging, remote, stations
     from cyclemimic.recipes.recipe import Recipe, find_recipe
     from cyclemimic.recipes.tiny import tiny
     from cyclemimic.train.loop import use_threads
 except ModuleNotFoundError as missing:
-    sys.exit(f"cyclemimic: {missing.name} is not installed; the command line needs: pip install 'cyclemimic[train]'")
+    sys.exit(
+        f"cyclemimic: {missing.name} is not installed; the command line needs: pip install 'cyclemimic[train]' "
+        "(all but `cyclemimic drive`, which needs the light install alone)"
+    )
 
 RECIPES = {"tiny": tiny}
 CACHE = Path("runs/cache")
@@ -246,6 +250,7 @@ def evaluate(
     episodes: int = 20,
     first_seed: int = 10_000_000,
     show: Literal["as it is", "swapped", "black"] = "as it is",
+    through_server: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     out: Path | None = None,
     threads: int = 1,
     cache: Path = CACHE,
@@ -262,6 +267,8 @@ def evaluate(
         episodes: for a policy, how many per skill.
         first_seed: for a policy, starts are drawn from this number on, and equal for equal numbers.
         show: for a policy, the true sentence and picture, a swapped instruction, or a black picture.
+        through_server: for a policy, `serve` it and `drive` the world, each in a process of its own, and check that
+            the episodes end as they do in this process.
         out: folder for results; the run itself unless given.
         threads: of one core each.
         cache: folder of decoded frames.
@@ -275,13 +282,21 @@ def evaluate(
                 got="none",
                 remedy="Name what `film` wrote.",
             )
-        record = judging.run_quality(run, source, judge or run.parent / "judge", out or run, cache_root=cache)
-        print(judging.quality_text(record))
+        quality = judging.run_quality(run, source, judge or run.parent / "judge", out or run, cache_root=cache)
+        print(judging.quality_text(quality))
         return
     if body is None:
         raise InputError(
             "--body", expected="the body that acts", got="none", remedy="Name the body of the demonstrations."
         )
+    if through_server:
+        if show != "as it is":
+            raise InputError("--through-server", expected="--show 'as it is'", got=show, remedy="Leave one out.")
+        record = remote.run_remote(
+            run, world, body=body, skills=skills, episodes=episodes, first_seed=first_seed, out=out or run
+        )
+        print(record.text())
+        sys.exit(0 if record.equal == record.success.n else 1)
     result = judging.run_rollouts(
         run,
         world,
@@ -311,6 +326,31 @@ def inspect(
     print(judging.run_inspect(run, source, out or run / "inspect", cache_root=cache))
 
 
+def serve(
+    policy: tyro.conf.Positional[Path],
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    threads: int = 1,
+    device: str = "cpu",
+) -> None:
+    """Let robots ask a policy: a websocket that `cyclemimic drive` talks to. Ctrl-C or SIGTERM ends it.
+
+    Args:
+        policy: a run of `cyclemimic finetune`.
+        host: where to listen. There is no password: other machines only in a network that you trust.
+        port: 0 takes any free one; the address is printed.
+        threads: of one core each.
+        device: cpu, cuda, cuda:1 ...
+    """
+    use_threads(threads)
+    remote.serve_policy(policy, host=host, port=port, device=device)
+
+
+def drive() -> None:
+    """Drive a robot, or the simulated arms, by a policy server. Needs no torch; see `cyclemimic drive --help`."""
+    raise AssertionError("`main` hands this verb on before tyro sees it")
+
+
 def demo(run: Path = Path("runs/demo"), quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False) -> None:
     """The whole journey on simulated arms: from video to a robot that acts, on two cores.
 
@@ -335,6 +375,8 @@ VERBS: dict[str, Callable[..., Any]] = {
     "finetune": finetune,
     "evaluate": evaluate,
     "inspect": inspect,
+    "serve": serve,
+    "drive": drive,
     "doctor": doctor,
     "demo": demo,
 }
@@ -347,6 +389,9 @@ def the_recipe(name: str) -> Recipe:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one verb; a mistake of the user is one message and exit code 2."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if words[:1] == ["drive"]:
+        sys.exit(drive_command(words[1:]))
     try:
         tyro.extras.subcommand_cli_from_dict(
             VERBS,

@@ -60,6 +60,8 @@ def headline_section(summary: Summary) -> Section:
         for name, score in summary.references.row().items()
     ]
     rows += [[f"success, {name.replace('_', ' ')}", str(row)] for name, row in summary.success.items()]
+    if summary.remote:
+        rows.append(["robot in another process", summary.remote.text()])
     rows.append(["wall time", f"{summary.seconds:.0f} s"])
     rows.append(["tokenizer step", f"{summary.cpu_ms_per_pair:.2f} CPU ms per pair"])
     inert = summary.inert_terms()

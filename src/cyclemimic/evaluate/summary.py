@@ -9,6 +9,7 @@ from typing import Any
 
 from cyclemimic.evaluate.judge import JudgeReport
 from cyclemimic.evaluate.quality import Quality, References
+from cyclemimic.evaluate.remote import RemoteRecord
 from cyclemimic.evaluate.statistics import SuccessRow
 
 AC3_TERMS = ("cycle", "discriminator")
@@ -54,6 +55,7 @@ class Summary:
         quality: by objective, `ac3` and `genie`.
         success: by arm, such as pretrained_lora, scratch, black_image.
         report: path of the HTML page.
+        remote: the same policy behind a server, where it was tried.
     """
 
     seconds: float
@@ -65,6 +67,7 @@ class Summary:
     gradient_norm: Mapping[str, TermNorms]
     success: Mapping[str, SuccessRow]
     report: str
+    remote: RemoteRecord | None = None
 
     def inert_terms(self) -> tuple[str, ...]:
         """Terms that never counted or moved nothing: the run is then not what it says it is."""
@@ -91,6 +94,7 @@ class Summary:
             "gradient_norm": {k: asdict(v) for k, v in self.gradient_norm.items()},
             "success": {k: asdict(v) for k, v in self.success.items()},
             "report": self.report,
+            "remote": asdict(self.remote) if self.remote else None,
         }
         plain: dict[str, Any] = null_for_nan(whole)
         return plain
@@ -111,6 +115,8 @@ class Summary:
         lines.append(f"judge: R2 {self.judge.r2:.3f}, under blur {self.judge.r2_blurred:.3f}")
         lines.append(f"{'success':28}")
         lines += [f"  {name:26}{row}" for name, row in self.success.items()]
+        if self.remote:
+            lines.append(self.remote.text())
         for term in self.inert_terms():
             lines.append(f"INERT: the term {term!r} did nothing")
         lines.append(f"{self.seconds:.0f} s, {self.cpu_ms_per_pair:.2f} CPU ms per pair. {self.report}")
