@@ -268,9 +268,9 @@ class ControlLoop:
 
     def _action(self, step: int) -> Float32:
         """The action [A] of this step; asks and takes answers as they are due."""
-        if self._asked is None and step >= self._until - self.config.overlap_steps:
-            self._ask(step)
         if step >= self._until:
+            if self._asked is None:
+                self._ask(step)
             assert self._asked is not None
             reply = self.client.answer(self._deadline_s - self.client.waited_s())
             self._plan.add(reply.chunk.actions, self._asked)
@@ -279,6 +279,8 @@ class ControlLoop:
             # A chunk may be shorter than the server said; its own end counts.
             self._until = min(step + self._play, self._asked + len(reply.chunk.actions))
             self._asked = None
+        if self._asked is None and self.config.overlap_steps and step >= self._until - self.config.overlap_steps:
+            self._ask(step)
         action = self._plan.action(step)
         if action is None:
             raise BadAnswerError(f"a chunk that does not reach this step; hello said {self.client.hello.chunk_steps}")
