@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 
 from cyclemimic.__main__ import main
+from cyclemimic.errors import InputError
 from cyclemimic.recipes.remote import robot_command, served
+from cyclemimic.robot.client import PolicyClient
 from cyclemimic.serve.server import PolicyServer, serving
 from cyclemimic.serve.wire import Hello
 from cyclemimic.store.atomic import read_json
@@ -63,6 +65,21 @@ def test_serve_and_drive_are_two_processes_and_the_robots_has_no_torch(policy_ru
     ]
     assert set(found["skills"]) == {"reach", "push_left"} and found["stopped"] is None
     assert found["loop"]["steps"] == sum(row["steps"] for row in found["episodes"]) > 0 == found["loop"]["holds"]
+
+
+def test_a_terminated_run_takes_its_server_along(policy_run):
+    code = (
+        "import sys, time; from pathlib import Path; from cyclemimic.recipes.remote import served\n"
+        "with served(Path(sys.argv[1])) as address: print(address, flush=True); time.sleep(60)"
+    )
+    run = subprocess.Popen([sys.executable, "-c", code, str(policy_run)], stdout=subprocess.PIPE, text=True)
+    address = run.stdout.readline().strip()
+    PolicyClient(address).close()
+    run.terminate()
+    assert run.wait(30) == 128 + signal.SIGTERM
+    run.stdout.close()
+    with pytest.raises(InputError, match="refused"):
+        PolicyClient(address)
 
 
 def test_evaluate_through_a_server_ends_as_in_one_process(policy_run, robot, capfd):

@@ -24,6 +24,7 @@ from cyclemimic.evaluate.pages import (
     transfer_section,
 )
 from cyclemimic.evaluate.quality import Quality, References, TransferScore
+from cyclemimic.evaluate.remote import RemoteRecord
 from cyclemimic.evaluate.report import Report, Section, Table
 from cyclemimic.evaluate.sheets import film_strips, transfer_rows, transfer_sheet
 from cyclemimic.evaluate.statistics import success_row
@@ -60,11 +61,23 @@ def summary() -> Summary:
     )  # fmt: skip
 
 
+def test_a_robot_in_another_process_gets_its_line() -> None:
+    record = RemoteRecord(
+        success=success_row(7, 9), equal=8, holds=2, latency_p50_ms=5.0, latency_p95_ms=None, robot_torch="blocked"
+    )
+    assert "server" not in summary().table() and summary().to_json()["remote"] is None
+    tried = replace(summary(), remote=record)
+    rows = headline_section(tried).tables[0].rows
+    for text in (tried.table(), str(rows)):
+        assert "8 of 9 episodes end as in one process" in text and "torch on the robot: blocked" in text
+    assert tried.to_json()["remote"]["equal"] == 8 and tried.to_json()["remote"]["success"]["n"] == 9
+
+
 def test_the_json_has_exactly_these_keys() -> None:
     found = json.loads(json.dumps(summary().to_json(), allow_nan=False))
     assert set(found) == {
         "seconds", "cpu_ms_per_pair", "quality", "references", "judge", "on_steps", "gradient_norm", "success",
-        "report",
+        "report", "remote",
     }  # fmt: skip
     assert set(found["quality"]) == {"ac3", "genie"}
     for row in found["quality"].values():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -73,6 +74,9 @@ def served(run: Path) -> Iterator[str]:
     Raises:
         InputError: it did not come up; shows what it said.
     """
+    # Ended by a signal, this process must take the server along; the default would leave it behind, still listening.
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number)) if main else None
     command = [sys.executable, "-m", "cyclemimic", "serve", str(run), "--port", "0"]
     command += ["--threads", str(torch.get_num_threads())]  # the last bits of a sum depend on it
     with tempfile.TemporaryFile("w+") as said:
@@ -99,6 +103,8 @@ def served(run: Path) -> Iterator[str]:
                 server.kill()
             server.stdout.close()
             server.wait()
+            if main:
+                signal.signal(signal.SIGTERM, before)
 
 
 def run_remote(
