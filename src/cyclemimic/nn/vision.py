@@ -1,25 +1,53 @@
-"""Frames to patch features: the Protocol of feature backbones, and the convolutional twin of the tiny recipe."""
+"""Frames to patch features: the Protocol of feature backbones, the convolutional one, and how one is chosen."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cyclemimic.names import named
 from cyclemimic.nn.batches import Features
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneConfig:
+    """Which feature backbone, and whether it learns.
+
+    Args:
+        kind: conv (random weights, from this package), pretrained (DINOv2, DINOv3, SigLIP, V-JEPA 2), or
+            package.module:Class, which is called with this configuration.
+        trainable: False freezes it; gradients still pass through to its input.
+        width: C, of `conv`.
+        stride_px: of `conv`.
+        name: of `pretrained`: a hub id or a folder.
+        layer: of `pretrained`: which hidden layer, counted from the end.
+    """
+
+    kind: str = "conv"
+    trainable: bool = True
+    width: int = 48
+    stride_px: int = 4
+    name: str = ""
+    layer: int = -1
 
 
 class FeatureBackbone(Protocol):
     """Frames [B, 3, H, W] in [0, 1] to patch features; differentiable in its input even where it is frozen."""
 
     width: int  # C, channels of a patch feature
-    stride_px: int  # side of the square of pixels that one patch stands for
+
+    def grid_for(self, size_px: int) -> tuple[int, int]:
+        """Rows and columns of the patches of a square picture."""
+        ...
 
     def __call__(self, frames: Tensor) -> Features:
-        """Features [B, N, C] on a grid of H / stride_px rows and W / stride_px columns."""
+        """Features [B, N, C] on the grid of `grid_for`."""
         ...
 
 
@@ -45,6 +73,10 @@ class ConvStem(nn.Module):
         )
         self.mix = nn.Conv2d(width, width, 3, padding=1)
 
+    def grid_for(self, size_px: int) -> tuple[int, int]:
+        """Rows and columns of the patches of a square picture."""
+        return (size_px // self.stride_px,) * 2
+
     def forward(self, frames: Tensor) -> Features:
         """[B, channels, H, W] -> patches [B, N, C]."""
         x = torch.cat([frames * 2 - 1, coordinates(frames)], dim=1)
@@ -52,6 +84,27 @@ class ConvStem(nn.Module):
             x = F.gelu(convolution(x))
         x = x + self.mix(x)
         return Features(patches=x.flatten(2).transpose(1, 2), grid=(x.shape[2], x.shape[3]))
+
+
+def _pretrained(config: BackboneConfig) -> nn.Module:
+    # Here and not above: `transformers` takes seconds to import.
+    from cyclemimic.nn.pretrained import PretrainedBackbone, PretrainedBackboneConfig
+
+    return PretrainedBackbone.load(PretrainedBackboneConfig(name=config.name, layer=config.layer))
+
+
+BACKBONES: dict[str, Callable[[BackboneConfig], nn.Module]] = {
+    "conv": lambda config: ConvStem(config.width, config.stride_px),
+    "pretrained": _pretrained,
+}
+
+
+def build_backbone(config: BackboneConfig) -> nn.Module:
+    """The feature backbone that `config` names; frozen where it says so. Meets `FeatureBackbone`."""
+    backbone = named("BackboneConfig.kind", config.kind, BACKBONES)(config)
+    if not config.trainable:
+        backbone.requires_grad_(False)
+    return backbone
 
 
 def coordinates(frames: Tensor) -> Tensor:

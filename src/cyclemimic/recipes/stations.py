@@ -18,6 +18,7 @@ from cyclemimic.data.sources.film import FilmSource
 from cyclemimic.data.sources.folder import FolderSource
 from cyclemimic.data.writers.film import FilmReport, film
 from cyclemimic.errors import InputError, did_you_mean
+from cyclemimic.recipes.objectives import univla_stages, with_backbone
 from cyclemimic.store.atomic import read_json, sha256_file, write_json
 from cyclemimic.store.frame_cache import FrameCache
 from cyclemimic.store.label_store import LabelStore
@@ -124,8 +125,22 @@ def run_tokenizer(
     cache_root: Path,
     bodies: Sequence[str] = (),
     trunk: Path | None,
+    backbone: str | None = None,
 ) -> Path:
-    """Station 2: learn a tokenizer from the training clips of a source, of some bodies or of all."""
+    """Station 2: learn a tokenizer from the training clips of a source, of some bodies or of all.
+
+    With the objective `univla` two stages are learnt, the first in `run`/first-stage unless `trunk` names one.
+    """
+    if backbone is not None:
+        config = with_backbone(config, backbone)
+    frozen_from = None if backbone is None or config.tokenizer.backbone.kind == "pretrained" else Path(backbone)
+    if config.objective.objective == "univla" and not config.tokenizer.words and not config.tokenizer.given_tokens:
+        first, config = univla_stages(config)
+        if trunk is None:
+            trunk = run / "first-stage"
+            run_tokenizer(
+                source, first, trunk, cache_root=cache_root, bodies=bodies, trunk=None, backbone=backbone
+            )  # fmt: skip
     cache = cached(source, config.tokenizer.size_px, cache_root)
     wanted = chosen("bodies", bodies, cache.embodiments)
     keep = np.array(
@@ -138,7 +153,7 @@ def run_tokenizer(
         "clips": len(keep),
         "pairs": loader.num_pairs,
     }
-    return train_tokenizer(config, loader, run, trunk=trunk, name=run.name, data=data)
+    return train_tokenizer(config, loader, run, trunk=trunk, backbone=frozen_from, name=run.name, data=data)
 
 
 def run_label(source: Source, tokenizer_run: Path, out: Path, *, cache_root: Path, threads: int) -> LabelStore:
