@@ -9,15 +9,20 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cyclemimic.data.cache import build_cache, source_hash
+from cyclemimic.data.flow import build_flow
 from cyclemimic.data.loader import PairLoader, split_clips
 from cyclemimic.data.sources.film import FilmSource
 from cyclemimic.data.sources.folder import FolderSource
+from cyclemimic.data.true_actions import TrueActions
 from cyclemimic.data.writers.film import FilmReport, film
 from cyclemimic.errors import InputError, did_you_mean
+from cyclemimic.nn.words import WordHash
 from cyclemimic.recipes.objectives import univla_stages, with_backbone
 from cyclemimic.store.atomic import read_json, sha256_file, write_json
 from cyclemimic.store.frame_cache import FrameCache
@@ -146,7 +151,14 @@ def run_tokenizer(
     keep = np.array(
         [i for i in split_clips(cache.clips, HELD_OUT, SPLIT_SEED).train if cache.clips[i].embodiment in wanted]
     )
-    loader = PairLoader([cache], config.gap_s, seed=config.seed, batch_size=config.batch_size, keep=[keep])
+    loader = PairLoader(
+        [cache],
+        config.gap_s,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        keep=[keep],
+        **loader_extras(source, cache, config, cache_root),
+    )
     data = {
         "source": cache.source_hash,
         "bodies": list(wanted),
@@ -154,6 +166,38 @@ def run_tokenizer(
         "pairs": loader.num_pairs,
     }
     return train_tokenizer(config, loader, run, trunk=trunk, backbone=frozen_from, name=run.name, data=data)
+
+
+def loader_extras(source: Source, cache: FrameCache, config: TokenizerTraining, root: Path) -> dict[str, Any]:
+    """What the terms of this objective want beside pairs, as arguments of `PairLoader`.
+
+    Raises:
+        InputError: a share of true actions is wanted of a source that knows none.
+    """
+    terms, extras = config.objective, dict[str, Any]()
+    if terms.composition:
+        extras["triplets"] = True
+    if config.tokenizer.words:
+        extras["words"] = WordHash(vocabulary=config.tokenizer.word_hashes)
+    if terms.flow:
+        folder = root / f"{cache.source_hash[:16]}-{cache.size_px}px-flow-{config.gap_s:g}s"
+        extras["flow"] = [build_flow(cache, config.gap_s, folder, progress=print)]
+    if terms.actions:
+        if not isinstance(source, FilmSource):
+            raise InputError(
+                "ObjectiveConfig.actions",
+                expected="a source whose true motion is known (film:PATH)",
+                got=source.name,
+                remedy="Name such a source, or set the weight to 0.",
+            )
+        extras["actions"] = TrueActions(places=true_places(source), share=config.action_share)
+    return extras
+
+
+def true_places(source: FilmSource) -> dict[str, NDArray[np.floating[Any]]]:
+    """Where the hand is at every frame of each clip [T, 3], in metres."""
+    states = ((clip.name, source.actions_of(clip)[1]) for clip in source.clips())
+    return {name: state[:, :3] for name, state in states if state is not None}
 
 
 def run_label(source: Source, tokenizer_run: Path, out: Path, *, cache_root: Path, threads: int) -> LabelStore:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cyclemimic.data.loader import PairLoader
@@ -51,6 +52,7 @@ class TokenizerTraining:
 
     Args:
         gap_s: H, seconds between now and later.
+        action_share: of the clips, whose true motion the term `actions` may use.
         first_batch: number of the first batch of the data order; a branch goes on where its trunk ended.
         precision: bf16 is autocast; on a CPU it pays only where the processor multiplies bf16.
     """
@@ -59,6 +61,7 @@ class TokenizerTraining:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     gap_s: float = 0.6
+    action_share: float = 0.02
     steps: int = 2000
     batch_size: int = 32
     learning_rate: float = 2e-3
@@ -192,12 +195,21 @@ class TokenizerStage:
 
     def draw(self, step: int) -> PairBatch:
         """The share of this process in the batch of a step."""
-        arrays = self.loader.batch(self.config.first_batch + step)
-        mine = my_rows(self.config.batch_size)
+        arrays = self.loader.batch(self.config.first_batch + step, my_rows(self.config.batch_size))
+
+        def moved(column: NDArray[Any] | None) -> Tensor | None:
+            return None if column is None else torch.from_numpy(column).to(self.device)
+
+        flow = moved(arrays.flow)
         return PairBatch(
-            now=pixels(arrays.now[mine], self.device),
-            later=pixels(arrays.later[mine], self.device),
-            body=torch.from_numpy(arrays.body[mine]).to(self.device),
+            now=pixels(arrays.now, self.device),
+            later=pixels(arrays.later, self.device),
+            body=torch.from_numpy(arrays.body).to(self.device),
+            latest=None if arrays.latest is None else pixels(arrays.latest, self.device),
+            flow=None if flow is None else flow.float(),
+            words=moved(arrays.words),
+            action=moved(arrays.action),
+            action_known=moved(arrays.action_known),
         )
 
     @torch.no_grad()  # looked at, not learnt from
@@ -218,11 +230,11 @@ class TokenizerStage:
         weights, sizes = self.config.objective, self.config.tokenizer
         code = {"num_tokens": sizes.encoder.num_tokens, "code_width": sizes.encoder.code_width}
         needs_flow = bool(weights.flow) and sizes.decoder != "motion"
-        width = self.loader.action_width if weights.actions else 0
+        width = 0 if self.loader.action_std is None else len(self.loader.action_std)
         return Helpers(
             flow=FlowHead(**code) if needs_flow else None,
             adversary=BodyClassifier(**code, num_bodies=len(self.loader.bodies)) if weights.adversary else None,
-            actions=nn.Linear(code["num_tokens"] * code["code_width"], width) if width else None,
+            actions=nn.Linear(code["num_tokens"] * code["code_width"], width) if weights.actions else None,
             reader=SlowReader(self.tokenizer, weights.reader_decay) if weights.reader else None,
         )
 
