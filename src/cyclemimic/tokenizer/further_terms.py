@@ -90,6 +90,19 @@ class SlowReader:
         return cycle_loss(self.reader.embed(said, batch_statistics=False), drawn, self.reader.quantizer, config)
 
 
+class Origin(nn.Module):
+    """Where whitened embeddings of no motion lie [L, D]: learnt, since the mean motion of a video need not be none."""
+
+    def __init__(self, *, num_tokens: int, code_width: int) -> None:
+        super().__init__()
+        self.place = nn.Parameter(torch.zeros(num_tokens, code_width))
+
+    def forward(self, tokenizer: LatentActionTokenizer, said: Tensor) -> Tensor:
+        """What `read` gave, [B, G + L, D], as vectors [B, L, D] that can be added."""
+        whitened = tokenizer.quantizer.whitened(said[:, tokenizer.config.given_tokens :])
+        return whitened - self.place
+
+
 @dataclass(frozen=True, kw_only=True)
 class Helpers:
     """The networks that further terms need; None where the term is off."""
@@ -97,35 +110,42 @@ class Helpers:
     flow: FlowHead | None = None
     adversary: BodyClassifier | None = None
     actions: nn.Linear | None = None
+    origin: Origin | None = None
     reader: SlowReader | None = None
 
     def trained(self) -> nn.ModuleDict:
         """Those that learn with the tokenizer."""
-        found = {"flow": self.flow, "adversary": self.adversary, "actions": self.actions}
+        found = {"flow": self.flow, "adversary": self.adversary, "actions": self.actions, "origin": self.origin}
         return nn.ModuleDict({name: module for name, module in found.items() if module is not None})
 
 
 def composition_loss(
-    tokenizer: LatentActionTokenizer, said: Tensor, stream: NowStream, now: Scene, later: Scene, latest: Scene
+    tokenizer: LatentActionTokenizer,
+    origin: Origin,
+    said: Tensor,
+    stream: NowStream,
+    now: Scene,
+    later: Scene,
+    latest: Scene,
 ) -> Tensor:
     """||z(a, b) + z(b, c) - z(a, c)||^2 before quantisation, as a ratio to ||z(a, c)||^2 (ALAM).
 
-    A code whose meaning is permuted on one body need not satisfy it. Embeddings count by the scale of each axis,
-    neither centred nor put on the sphere, where sums mean nothing.
+    A code whose meaning is permuted on one body need not satisfy it. Embeddings are whitened but not put on the
+    sphere, where sums mean nothing.
 
     Args:
         said: what E read between now and later; `stream` is E's stream of the scenes now.
     """
     onward = tokenizer.read(tokenizer.watch(later), later, latest)
     whole = tokenizer.read(stream, now, latest)
-    first, second, both = (_scaled(tokenizer, x) for x in (said, onward, whole))
+    first, second, both = (origin(tokenizer, x) for x in (said, onward, whole))
     return _ratio((first + second - both).square().mean(), both.square().mean())
 
 
-def reversal_loss(tokenizer: LatentActionTokenizer, said: Tensor, now: Scene, later: Scene) -> Tensor:
+def reversal_loss(tokenizer: LatentActionTokenizer, origin: Origin, said: Tensor, now: Scene, later: Scene) -> Tensor:
     """||z(a, b) + z(b, a)||^2 before quantisation, as a ratio to ||z(a, b)||^2 (ALAM)."""
-    back = _scaled(tokenizer, tokenizer.read(tokenizer.watch(later), later, now))
-    forth = _scaled(tokenizer, said)
+    back = origin(tokenizer, tokenizer.read(tokenizer.watch(later), later, now))
+    forth = origin(tokenizer, said)
     return _ratio((forth + back).square().mean(), forth.square().mean())
 
 
@@ -160,10 +180,6 @@ def action_loss(readout: nn.Linear, embedding: Tensor, batch: PairBatch) -> Tens
     count = global_mean(known.sum()).clamp_min(1e-9)
     loss: Tensor = (error * known).sum() / count
     return loss
-
-
-def _scaled(tokenizer: LatentActionTokenizer, said: Tensor) -> Tensor:
-    return tokenizer.quantizer.scaled(said[:, tokenizer.config.given_tokens :])
 
 
 def _ratio(error: Tensor, size: Tensor) -> Tensor:

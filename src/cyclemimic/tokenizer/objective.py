@@ -268,9 +268,13 @@ def _further(
     losses: dict[str, Tensor] = {}
     if weights["composition"]:
         assert batch.latest is not None, "composition needs triplets from the loader"
-        losses["composition"] = composition_loss(tokenizer, said, stream, now, later, tokenizer.see(batch.latest))
+        assert helpers.origin is not None
+        losses["composition"] = composition_loss(
+            tokenizer, helpers.origin, said, stream, now, later, tokenizer.see(batch.latest)
+        )
     if weights["reversal"]:
-        losses["reversal"] = reversal_loss(tokenizer, said, now, later)
+        assert helpers.origin is not None
+        losses["reversal"] = reversal_loss(tokenizer, helpers.origin, said, now, later)
     if weights["flow"]:
         losses["flow"] = flow_loss(rebuilt, batch, latent.vectors, helpers.flow)
     if weights["adversary"]:

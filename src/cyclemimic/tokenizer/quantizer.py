@@ -82,9 +82,9 @@ class VectorQuantizer(nn.Module):
                 self.variance.lerp_(variance, self.config.statistics_momentum)
         return F.normalize((raw - mean) * torch.rsqrt(variance + 1e-5), dim=-1)
 
-    def scaled(self, raw: Tensor) -> Tensor:
-        """`raw` [B, L, D] by each axis' running deviation, neither centred nor normalised: sums mean something."""
-        return _at_least_float(raw) * torch.rsqrt(self.variance + 1e-5)
+    def whitened(self, raw: Tensor) -> Tensor:
+        """`raw` [B, L, D] by the running mean and deviation of each axis, not on the sphere: sums mean something."""
+        return (_at_least_float(raw) - self.mean) * torch.rsqrt(self.variance + 1e-5)
 
     def distances(self, embedding: Tensor) -> Tensor:
         """d(z^e, e_k), Euclidean: [B, L, D] -> [B, L, K]. The codebook gets no gradient from distances."""

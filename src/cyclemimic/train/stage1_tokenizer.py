@@ -20,7 +20,7 @@ from cyclemimic.nn.collectives import all_rows, my_rows, num_processes
 from cyclemimic.randomness import entropy_for
 from cyclemimic.tokenizer.buffer import LatentActionBuffer
 from cyclemimic.tokenizer.discriminator import CriticShape, DiscriminatorConfig, build_critic
-from cyclemimic.tokenizer.further_terms import BodyClassifier, FlowHead, Helpers, SlowReader
+from cyclemimic.tokenizer.further_terms import BodyClassifier, FlowHead, Helpers, Origin, SlowReader
 from cyclemimic.tokenizer.objective import (
     ObjectiveConfig,
     critic_loss,
@@ -235,6 +235,7 @@ class TokenizerStage:
             flow=FlowHead(**code) if needs_flow else None,
             adversary=BodyClassifier(**code, num_bodies=len(self.loader.bodies)) if weights.adversary else None,
             actions=nn.Linear(code["num_tokens"] * code["code_width"], width) if weights.actions else None,
+            origin=Origin(**code) if weights.composition or weights.reversal else None,
             reader=SlowReader(self.tokenizer, weights.reader_decay) if weights.reader else None,
         )
 
