@@ -16,13 +16,14 @@ try:
     from cyclemimic.data.sources.film import FilmSource
     from cyclemimic.recipes import demo as demo_recipe
     from cyclemimic.recipes import judging, stations
+    from cyclemimic.recipes.paper import paper
     from cyclemimic.recipes.recipe import Recipe, RecipeObjective, find_recipe
     from cyclemimic.recipes.tiny import tiny
     from cyclemimic.train.loop import use_threads
 except ModuleNotFoundError as missing:
     sys.exit(f"cyclemimic: {missing.name} is not installed; the command line needs: pip install 'cyclemimic[train]'")
 
-RECIPES = {"tiny": tiny}
+RECIPES = {"tiny": tiny, "paper": paper}
 CACHE = Path("runs/cache")
 
 
