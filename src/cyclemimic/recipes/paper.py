@@ -26,7 +26,7 @@ from cyclemimic.train.stage3_finetune import FinetuneConfig
 from cyclemimic.train.trainee import OptimConfig
 
 DINOV2 = "facebook/dinov2-with-registers-base"
-BLOCK = {"width": 768, "blocks": 12, "heads": 12}
+WIDTH, BLOCKS, HEADS = 768, 12, 12
 
 
 def tokenizer() -> TokenizerConfig:
@@ -36,10 +36,10 @@ def tokenizer() -> TokenizerConfig:
         change="none",
         decoder="pixel",
         backbone=BackboneConfig(kind="pretrained", name=DINOV2, trainable=False),
-        encoder=EncoderConfig(**BLOCK, num_tokens=4, code_width=128),
+        encoder=EncoderConfig(width=WIDTH, blocks=BLOCKS, heads=HEADS, num_tokens=4, code_width=128),
         quantizer=QuantizerConfig(num_codes=16),
-        pixel=PixelDecoderConfig(**BLOCK, stride_px=16),
-        feature=FeatureDecoderConfig(**BLOCK),
+        pixel=PixelDecoderConfig(width=WIDTH, blocks=BLOCKS, heads=HEADS, stride_px=16),
+        feature=FeatureDecoderConfig(width=WIDTH, blocks=BLOCKS, heads=HEADS),
     )
 
 
@@ -49,7 +49,7 @@ def paper() -> Recipe:
     trunk = TokenizerTraining(
         tokenizer=tokenizer(),
         objective=ObjectiveConfig(objective="genie", ac3=literal, painted=0.0),
-        discriminator=DiscriminatorConfig(**BLOCK, stride_px=16),
+        discriminator=DiscriminatorConfig(width=WIDTH, blocks=BLOCKS, heads=HEADS, stride_px=16),
         gap_s=1.0,
         steps=50_000,
         batch_size=512,
