@@ -21,6 +21,7 @@ from cyclemimic.nn.vision import coordinates
 from cyclemimic.tokenizer.ac3 import AC3Config, Cycle, cycle_loss, scale_gradient
 from cyclemimic.tokenizer.decoders import Decoded
 from cyclemimic.tokenizer.encoder import NowStream
+from cyclemimic.tokenizer.quantizer import VectorQuantizer
 from cyclemimic.tokenizer.tokenizer import LatentActionTokenizer
 
 MOVING = 0.1  # change of a pixel's value that counts as motion in full
@@ -97,9 +98,9 @@ class Origin(nn.Module):
         super().__init__()
         self.place = nn.Parameter(torch.zeros(num_tokens, code_width))
 
-    def forward(self, tokenizer: LatentActionTokenizer, said: Tensor) -> Tensor:
-        """What `read` gave, [B, G + L, D], as vectors [B, L, D] that can be added."""
-        whitened = tokenizer.quantizer.whitened(said[:, tokenizer.config.given_tokens :])
+    def forward(self, said: Tensor, like: Tensor, given_tokens: int) -> Tensor:
+        """What `read` gave, [B, G + L, D], as vectors [B, L, D] that can be added; `like` sets the scale."""
+        whitened = VectorQuantizer.whitened(said[:, given_tokens:], like[:, given_tokens:])
         return whitened - self.place
 
 
@@ -138,14 +139,15 @@ def composition_loss(
     """
     onward = tokenizer.read(tokenizer.watch(later), later, latest)
     whole = tokenizer.read(stream, now, latest)
-    first, second, both = (origin(tokenizer, x) for x in (said, onward, whole))
+    first, second, both = (origin(x, said, tokenizer.config.given_tokens) for x in (said, onward, whole))
     return _ratio((first + second - both).square().mean(), both.square().mean())
 
 
 def reversal_loss(tokenizer: LatentActionTokenizer, origin: Origin, said: Tensor, now: Scene, later: Scene) -> Tensor:
     """||z(a, b) + z(b, a)||^2 before quantisation, as a ratio to ||z(a, b)||^2 (ALAM)."""
-    back = origin(tokenizer, tokenizer.read(tokenizer.watch(later), later, now))
-    forth = origin(tokenizer, said)
+    given = tokenizer.config.given_tokens
+    back = origin(tokenizer.read(tokenizer.watch(later), later, now), said, given)
+    forth = origin(said, said, given)
     return _ratio((forth + back).square().mean(), forth.square().mean())
 
 

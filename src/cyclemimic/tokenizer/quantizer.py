@@ -82,9 +82,16 @@ class VectorQuantizer(nn.Module):
                 self.variance.lerp_(variance, self.config.statistics_momentum)
         return F.normalize((raw - mean) * torch.rsqrt(variance + 1e-5), dim=-1)
 
-    def whitened(self, raw: Tensor) -> Tensor:
-        """`raw` [B, L, D] by the running mean and deviation of each axis, not on the sphere: sums mean something."""
-        return (_at_least_float(raw) - self.mean) * torch.rsqrt(self.variance + 1e-5)
+    @staticmethod
+    def whitened(raw: Tensor, like: Tensor) -> Tensor:
+        """`raw` [B, L, D] by the mean and deviation of the batch `like`, not on the sphere: sums mean something.
+
+        Of the batch, for the running statistics lag behind an encoder that learns fast by several deviations.
+        """
+        like = _at_least_float(like.detach())  # the scale teaches nobody
+        mean = global_mean(like.mean(0))
+        variance = global_mean((like - mean).square().mean(0))
+        return (_at_least_float(raw) - mean) * torch.rsqrt(variance + 1e-5)
 
     def distances(self, embedding: Tensor) -> Tensor:
         """d(z^e, e_k), Euclidean: [B, L, D] -> [B, L, K]. The codebook gets no gradient from distances."""
