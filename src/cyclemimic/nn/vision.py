@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Protocol
 
 import torch
@@ -13,13 +14,21 @@ from cyclemimic.nn.batches import Features
 
 
 class FeatureBackbone(Protocol):
-    """Frames [B, 3, H, W] in [0, 1] to patch features; differentiable in its input even where it is frozen."""
+    """Frames [B, 3, H, W] in [0, 1] to patch features; differentiable in its input even where it is frozen.
+
+    A backbone may resize frames before it cuts them into patches, so the grid comes from `grid_for`, not from
+    H / stride_px.
+    """
 
     width: int  # C, channels of a patch feature
-    stride_px: int  # side of the square of pixels that one patch stands for
+    stride_px: int  # side of a patch in the picture that the backbone itself works on
+
+    def grid_for(self, size_px: int | tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of the features of frames of `size_px`: a square's side, or (height, width)."""
+        ...
 
     def __call__(self, frames: Tensor) -> Features:
-        """Features [B, N, C] on a grid of H / stride_px rows and W / stride_px columns."""
+        """Features [B, N, C] on the grid that `grid_for` gives for (H, W)."""
         ...
 
 
@@ -45,6 +54,11 @@ class ConvStem(nn.Module):
         )
         self.mix = nn.Conv2d(width, width, 3, padding=1)
 
+    def grid_for(self, size_px: int | tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of the features of frames of `size_px`: a square's side, or (height, width)."""
+        height_px, width_px = height_and_width(size_px)
+        return math.ceil(height_px / self.stride_px), math.ceil(width_px / self.stride_px)
+
     def forward(self, frames: Tensor) -> Features:
         """[B, channels, H, W] -> patches [B, N, C]."""
         x = torch.cat([frames * 2 - 1, coordinates(frames)], dim=1)
@@ -52,6 +66,11 @@ class ConvStem(nn.Module):
             x = F.gelu(convolution(x))
         x = x + self.mix(x)
         return Features(patches=x.flatten(2).transpose(1, 2), grid=(x.shape[2], x.shape[3]))
+
+
+def height_and_width(size_px: int | tuple[int, int]) -> tuple[int, int]:
+    """A square's side, or (height, width), as (height, width)."""
+    return size_px if isinstance(size_px, tuple) else (size_px, size_px)
 
 
 def coordinates(frames: Tensor) -> Tensor:
