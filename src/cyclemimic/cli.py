@@ -15,6 +15,7 @@ try:
 
     from cyclemimic.data.sources.film import FilmSource
     from cyclemimic.recipes import demo as demo_recipe
+    from cyclemimic.recipes import dry_run as rehearsal
     from cyclemimic.recipes import judging, stations
     from cyclemimic.recipes.paper import paper
     from cyclemimic.recipes.recipe import Recipe, RecipeObjective, find_recipe
@@ -99,9 +100,10 @@ def tokenizer(
     bodies: tuple[str, ...] = (),
     seed: int | None = None,
     threads: int = 1,
-    device: str = "cpu",
-    precision: Literal["fp32", "bf16"] = "fp32",
+    device: str | None = None,
+    precision: Literal["fp32", "bf16"] | None = None,
     cache: Path = CACHE,
+    dry_run: Literal["sizes", "step"] | None = None,
 ) -> None:
     """Learn latent actions from video alone. Started again with the same command it goes on where it stopped.
 
@@ -120,9 +122,10 @@ def tokenizer(
         bodies: embodiments to learn from; all unless named.
         seed: initialisation and data order.
         threads: of one core each; final weights depend on it.
-        device: cpu, cuda, cuda:1 ...
-        precision: fp32, or bf16 by autocast (for GPUs).
+        device: cpu, cuda, cuda:1 ...; the recipe's unless given.
+        precision: fp32, or bf16 by autocast (for GPUs); the recipe's unless given.
         cache: folder of decoded frames.
+        dry_run: train nothing: print sizes and work, and with `step` take one real step of two pairs of noise.
     """
     found = the_recipe(recipe)
     apart = objective in ("lapa", "univla")
@@ -138,6 +141,11 @@ def tokenizer(
     config = replace(config, **{k: v for k, v in changes.items() if v is not None})
     parts = {k: v for k, v in {"decoder": decoder, "change": change}.items() if v is not None}
     config = replace(config, tokenizer=replace(config.tokenizer, **parts))
+    if dry_run is not None:
+        print(rehearsal.tokenizer_sizes(config).text())
+        if dry_run == "step":
+            print(rehearsal.one_step(config, device="cpu" if device is None else device).text())
+        return
     stations.run_tokenizer(
         stations.open_source(source), config, run, cache_root=cache, bodies=bodies, trunk=trunk, backbone=backbone
     )

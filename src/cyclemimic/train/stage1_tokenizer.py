@@ -7,23 +7,24 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cyclemimic.data.loader import PairLoader
+from cyclemimic.data.loader import PairArrays, PairLoader
 from cyclemimic.errors import InputError
 from cyclemimic.nn.batches import LatentBatch, PairBatch, pixels
 from cyclemimic.nn.collectives import all_rows, my_rows, num_processes
 from cyclemimic.randomness import entropy_for
 from cyclemimic.tokenizer.buffer import LatentActionBuffer
-from cyclemimic.tokenizer.discriminator import CriticShape, DiscriminatorConfig, build_critic
+from cyclemimic.tokenizer.discriminator import DiscriminatorConfig, build_critic
 from cyclemimic.tokenizer.further_terms import BodyClassifier, FlowHead, Helpers, Origin, SlowReader
 from cyclemimic.tokenizer.objective import (
     ObjectiveConfig,
     critic_loss,
+    critic_shape,
     gradient_norms,
     reconstruction_loss,
     tokenizer_terms,
@@ -42,6 +43,7 @@ from cyclemimic.train.optim import (
     with_prefix,
     without_prefix,
 )
+from cyclemimic.types import Float32
 
 USAGE_BATCHES = 16
 
@@ -80,14 +82,32 @@ class TokenizerTraining:
     precision: Literal["fp32", "bf16"] = "fp32"
 
 
+class Pairs(Protocol):
+    """What stage 1 asks of a loader; `PairLoader` is one."""
+
+    @property
+    def bodies(self) -> tuple[str, ...]:
+        """Names of the embodiments."""
+        ...
+
+    @property
+    def action_std(self) -> Float32 | None:
+        """The scale of true actions [A], None where there are none."""
+        ...
+
+    def batch(self, step: int, rows: slice = ...) -> PairArrays:
+        """The pairs of a step, or some rows of them."""
+        ...
+
+
 class TokenizerStage:
     """Trains E, codebook and D, and for AC3 also Psi. Meets `train.loop.Stage`."""
 
-    def __init__(self, config: TokenizerTraining, loader: PairLoader) -> None:
+    def __init__(self, config: TokenizerTraining, loader: Pairs, backbone: nn.Module | None = None) -> None:
         torch.manual_seed(entropy_for(config.seed, 0, "tokenizer/initialisation"))
         self.loader, self.device = loader, torch.device(config.device)
         self.config = config = replace(config, objective=grouped(config.objective, config.batch_size))
-        self.tokenizer = LatentActionTokenizer(config.tokenizer).train().to(self.device)
+        self.tokenizer = LatentActionTokenizer(config.tokenizer, backbone).train().to(self.device)
         self.critic: nn.Module | None = None
         self.buffer: LatentActionBuffer | None = None
         if config.objective.objective == "ac3":
@@ -98,12 +118,7 @@ class TokenizerStage:
                     got="'pixels'",
                     remedy="Change it in the recipe, or on the command line: --change features.",
                 )
-            shape = CriticShape(size_px=config.tokenizer.size_px)
-            if not self.tokenizer.draws:
-                backbone: Any = self.tokenizer.backbone
-                grid = backbone.grid_for(config.tokenizer.size_px)
-                shape = replace(shape, feature_width=backbone.width, grid=grid)
-            self.critic = build_critic(config.discriminator, shape)
+            self.critic = build_critic(config.discriminator, critic_shape(self.tokenizer))
             self.buffer = self._memory(config.buffer_batches)
         self.helpers = self._helpers()
         trained = nn.ModuleList([self.tokenizer, self.helpers.trained()]).to(self.device)
