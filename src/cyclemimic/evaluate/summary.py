@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cyclemimic.evaluate.judge import JudgeReport
-from cyclemimic.evaluate.quality import Quality, References
+from cyclemimic.evaluate.quality import Quality
 from cyclemimic.evaluate.statistics import SuccessRow
+from cyclemimic.evaluate.transfer import References
 
 AC3_TERMS = ("cycle", "discriminator")
 TERMS = ("reconstruction", *AC3_TERMS)
