@@ -23,11 +23,12 @@ from cyclemimic.evaluate.pages import (
     success_section,
     transfer_section,
 )
-from cyclemimic.evaluate.quality import Quality, References, TransferScore
+from cyclemimic.evaluate.quality import Quality
 from cyclemimic.evaluate.report import Report, Section, Table
 from cyclemimic.evaluate.sheets import film_strips, transfer_rows, transfer_sheet
 from cyclemimic.evaluate.statistics import success_row
 from cyclemimic.evaluate.summary import OnSteps, Summary, TermNorms, gradient_norms_from
+from cyclemimic.evaluate.transfer import References, TransferScore
 from tests.unit.evaluate_squares import SIDE, ExactTokenizer, film_cache, squares
 
 ARMS = ("pretrained_lora", "pretrained_full", "scratch", "pretrained_20", "swapped_instruction", "black_image")

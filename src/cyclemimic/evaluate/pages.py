@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -153,15 +154,20 @@ def quality_section(
     controls: Mapping[str, Quality] | None = None,
 ) -> Section:
     """Latent actions, one column for each tokenizer and control, with the controls of transfer and verdicts below."""
-    columns = {**quality, **(controls or {})}
-    head = ["", *columns]
-    behind = frozenset(range(1 + len(quality), len(head)))
     tables = []
     for group, keys in QUALITY_GROUPS.items():
-        rows = [[text, *(number(q.row()[key]) for q in columns.values())] for key, text in keys.items()]
-        strong = frozenset({0}) if group == "transfer" else frozenset[int]()
-        tables.append(Table(head=head, rows=rows, strong=strong, control_columns=behind, caption=_GROUP_TEXTS[group]))
-    beside = Table(
+        # A control without a decoder has no place where frames are read.
+        beside = {name: found for name, found in (controls or {}).items() if _says_something(found, keys)}
+        columns = {**quality, **beside}
+        table = Table(
+            head=["", *columns],
+            rows=[[text, *(number(found.row()[key]) for found in columns.values())] for key, text in keys.items()],
+            strong=frozenset({0}) if group == "transfer" else frozenset(),
+            control_columns=frozenset(range(1 + len(quality), 1 + len(columns))),
+            caption=_GROUP_TEXTS[group],
+        )
+        tables.append(table)
+    references_table = Table(
         head=["control of transfer", "cosine", "R2", "counterfactual PSNR [dB]"],
         rows=[
             [name.replace("_", " "), *(number(s[key]) for key in _REFERENCE_COLUMNS)]
@@ -189,8 +195,13 @@ def quality_section(
         text="The same held-out pairs for every column. Verdicts compare with our own runs; they are no substitute "
         "for the controls.",
         warning=f"Transfer is refused: {judge.reason}." if judge.refused else "",
-        tables=[*tables, beside, reading, *said],
+        tables=[*tables, references_table, reading, *said],
     )
+
+
+def _says_something(found: Quality, keys: Mapping[str, str]) -> bool:
+    """Whether any of these figures could be measured."""
+    return any(isinstance(value, float) and math.isfinite(value) for value in (found.row()[key] for key in keys))
 
 
 def objective_section(summary: Summary) -> Section:
