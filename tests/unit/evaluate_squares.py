@@ -144,7 +144,17 @@ def film_cache(*, frames: int = 9, bodies: tuple[str, ...] = ("green", "red"), c
         info = ClipInfo(name=f"clip{i}", embodiment=bodies[b], fps=fps, num_frames=frames)
         infos.append(info)
         positions[info.name] = np.concatenate([walk / 100, np.zeros((frames, 1))], 1).astype(np.float32)
+
+    def subset(kept: Any) -> Any:
+        return SimpleNamespace(**{
+            **vars(cache), "clips": tuple(cache.clips[i] for i in kept), "offsets": cache.offsets[kept]
+        })  # fmt: skip
+
     cache = SimpleNamespace(
-        clips=tuple(infos), offsets=np.arange(clips, dtype=np.int64) * frames, frames=np.stack(pictures)
+        clips=tuple(infos),
+        offsets=np.arange(clips, dtype=np.int64) * frames,
+        frames=np.stack(pictures),
+        recipe=SimpleNamespace(size_px=SIDE),
+        subset=subset,
     )
     return cache, positions

@@ -113,12 +113,11 @@ def fit_controls(
     """
     thin = train.thinned(pairs, seed)
     difference = difference_embedding(thin, num_tokens=num_tokens, backbone=backbone, seed=seed)
+    untrained = untrained_embedding(tokenizer, thin, seed=seed)
     return {
         "difference": ClusteredCodes(difference, thin, num_codes=num_codes, seed=seed),
-        "random encoder": ClusteredCodes(
-            untrained_embedding(tokenizer, thin, seed=seed), thin, num_codes=num_codes, seed=seed
-        ),
         "oracle": OracleCodes(train, test, num_codes=num_codes, num_tokens=num_tokens, seed=seed),
+        "random encoder": ClusteredCodes(untrained, thin, num_codes=num_codes, seed=seed),
     }
 
 

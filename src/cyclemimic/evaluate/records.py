@@ -71,6 +71,8 @@ def nan_for_null(value: Any) -> Any:
     """Undo `null_for_nan`: JSON knows no NaN, which stands for what the data has no test of."""
     if isinstance(value, dict):
         return {k: nan_for_null(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [nan_for_null(v) for v in value]
     return math.nan if value is None else value
 
 

@@ -284,11 +284,13 @@ def run_rollouts(
     return result
 
 
-def run_inspect(run: Path, source_text: str, out: Path, *, cache_root: Path) -> str:
+def run_inspect(
+    run: Path, source_text: str, out: Path, *, cache_root: Path, readers: ReaderConfig | None = None
+) -> str:
     """A page about a tokenizer on any video; returns verdicts and where the page lies, as lines."""
     tokenizer = LatentActionTokenizer.load(run)
     cache = cached(open_source(source_text), tokenizer.config.size_px, cache_root)
-    found = inspect_tokenizer(tokenizer, cache, out, gap_s=tokenizer_facts(run)["gap_s"])
+    found = inspect_tokenizer(tokenizer, cache, out, gap_s=tokenizer_facts(run)["gap_s"], readers=readers)
     return "\n".join([*verdict_lines(found.verdicts()), str(found.page)])
 
 
