@@ -85,3 +85,4 @@ def test_matched_pairs_moved_alike_on_every_body():
     table = matched_pairs(_labelled(codes, moved, body), ["a", "b", "c"])
     assert len(table) > 100 and (body[table] == np.array(["a", "b", "c"])).all()
     assert np.ptp(moved[table], axis=1).max() < 0.01
+    assert matched_pairs(_labelled(codes, moved, body), ["a", "never filmed"]).shape == (0, 2)

@@ -33,7 +33,7 @@ class ReaderConfig:
     """Sizes and training of a reader; bounded by steps and not by a clock, so that it is the same everywhere."""
 
     width: int = 16
-    steps: int = 800
+    steps: int = 600
     batch_size: int = 48
     learning_rate: float = 2e-3
     weight_decay: float = 0.05

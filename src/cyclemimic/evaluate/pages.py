@@ -95,7 +95,8 @@ _GROUP_TEXTS = {
     "values prove nothing.",
     "usage": "Latent actions in use; what reconstruction gains by them.",
     "cycle": "Codes read back from generated frames. Cycle accuracy alone proves nothing: the reader, fitted on real "
-    "pairs to say E's codes, must find them there too. The leak's excess is 0 where it does as well as on real frames.",
+    "pairs to say E's codes, must find them there too. The leak's excess is 0 or "
+    "below where it does as well there as on real frames.",
 }
 _REFERENCE_COLUMNS = ("transfer_cosine", "transfer_r2", "counterfactual_psnr_db")
 CONTROLS = ("swapped_instruction", "black_image")

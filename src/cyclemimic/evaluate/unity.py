@@ -114,6 +114,8 @@ def matched_pairs(test: Labelled, bodies: Sequence[str], *, within_m: float = WI
     columns = []
     for body in bodies:
         own = np.flatnonzero(test.body == body)
+        if not len(own):
+            return np.zeros((0, len(bodies)), np.int64)
         away = np.linalg.norm(test.displacement_m[:, None] - test.displacement_m[own][None], axis=-1)
         nearest = away.argmin(1)
         columns.append(np.where(away.min(1) < within_m, own[nearest], -1))
