@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,12 @@ from cyclemimic.worlds.drawn import DrawnWorld
 
 # One literal table per kind of thing.
 SOURCES: dict[str, Callable[[str], Source]] = {"folder": FolderSource, "film": FilmSource}
-WORLDS: dict[str, Callable[[], World]] = {"arms": ArmsWorld, "drawn": DrawnWorld}
+WORLDS: dict[str, Callable[[], World]] = {
+    "arms": ArmsWorld,
+    "arms-distractor": partial(ArmsWorld, disturbance="distractor"),
+    "arms-moving-camera": partial(ArmsWorld, disturbance="moving_camera"),
+    "drawn": DrawnWorld,
+}
 
 HELD_OUT = 0.2  # share of clips that no training sees: half for validation, half for the test
 SPLIT_SEED = 0

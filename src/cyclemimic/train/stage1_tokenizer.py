@@ -336,7 +336,11 @@ def train_tokenizer(
         samples_per_step=config.batch_size,
     )
     on_steps = {name: int(count) for name, count in stage.on_steps.items()}
-    stage.tokenizer.save(run_dir, {"gap_s": config.gap_s, "on_steps": on_steps, "bodies": list(loader.bodies)})
+    # A loader knows the bodies of its caches; trained on were those of which it keeps pairs.
+    seen = {body for body, pairs in zip(loader.bodies, loader.pairs_per_body, strict=True) if pairs}
+    if trunk is not None:
+        seen |= set(tokenizer_facts(trunk)["bodies"])
+    stage.tokenizer.save(run_dir, {"gap_s": config.gap_s, "on_steps": on_steps, "bodies": sorted(seen)})
     return run_dir
 
 

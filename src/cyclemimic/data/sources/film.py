@@ -19,14 +19,15 @@ from cyclemimic.types import ActionSpace, CameraSpec, ClipInfo, Episode, Float32
 class FilmSource:
     """Episodes with actions [T-1, A] and the action space they are meant in, proprioception [T, P], and the camera.
 
-    Its clips and its fingerprint are those of `FolderSource(path / "video")`, so that labels of one are
-    labels of the other.
+    `world_name` is the world that was filmed; `data.writers.film.task_of` tells the task behind a clip. Its clips
+    and its fingerprint are those of `FolderSource(path / "video")`, so that labels of one are labels of the other.
     """
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self.name = f"film:{path}"
         world = read_json(self.path / WORLD)
+        self.world_name = str(world.get("world", ""))
         self.action_space: ActionSpace = space_from_json(world.get("action_space", {}), self.path / WORLD)
         self.camera: CameraSpec = camera_from_json(world.get("camera", {}), self.path / WORLD)
         if not (self.path / ACTIONS).is_dir():
