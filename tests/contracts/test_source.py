@@ -301,9 +301,11 @@ def test_wrong_actions_are_refused(tmp_path, arrays, message):
         source.read(source.clips()[0])
 
 
-def test_no_damage_to_actions_stops_a_run(tmp_path):
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_no_damage_to_actions_stops_a_run(tmp_path, save):
     source = film_source(tmp_path)
     path, rng = action_file(source), np.random.default_rng(3)
+    save(path, actions=rng.normal(size=(4, 2)))
     whole = np.frombuffer(path.read_bytes(), np.uint8)
     for _ in range(60):
         content = whole.copy()

@@ -51,6 +51,15 @@ def test_noise_and_a_slow_change_of_light_are_no_cut():
     assert find_cuts(np.clip(clip * light + noise, 0, 255).astype(np.uint8)).tolist() == []
 
 
+def test_hectic_motion_is_no_cut_and_hides_none_that_is_clear():
+    rng = np.random.default_rng(2)
+    frames = np.concatenate([shot(1, 20), shot(2, 20)])
+    for frame in frames:
+        y, x = rng.integers(0, SIZE_PX // 2, 2)
+        frame[y : y + SIZE_PX // 3, x : x + SIZE_PX // 3] = (60, 70, 80)
+    assert find_cuts(frames).tolist() == [20]
+
+
 def test_a_new_place_in_the_same_colours_is_a_cut_and_a_new_colour_of_the_same_place():
     one = shot(7)
     assert find_cuts(np.concatenate([one, one[:, ::-1, ::-1]])).tolist() == [12]
