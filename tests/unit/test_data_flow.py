@@ -66,6 +66,18 @@ def test_sampling_now_at_place_and_flow_makes_later():
     assert error < 0.15 * (picture(now) - picture(later)).abs()[..., :-8].mean()
 
 
+def test_a_flow_that_explains_less_than_rest_is_none():
+    rng = np.random.default_rng(4)
+    scenes = [
+        cv2.resize(rng.integers(0, 255, (9, 9, 3), np.uint8), (64, 64), interpolation=cv2.INTER_CUBIC) for _ in "ab"
+    ]
+    cells_px = np.moveaxis(backward_flow(*scenes).astype(np.float32), 0, -1) * SIZE_PX / 2
+    rests = (cells_px == 0).all(-1)
+    assert 0.1 < rests.mean() < 0.9  # nothing here is one scene moved, yet much can be taken from elsewhere
+    better = flow_module._error(*scenes, cells_px) < flow_module._error(*scenes, 0 * cells_px) + 1
+    assert better[~rests].mean() > 0.9  # not all: a cell at rest bends its neighbours' flow
+
+
 @pytest.mark.parametrize("size_px", [3, 13, 32])
 def test_small_and_odd_sizes(size_px):
     frames = np.random.default_rng(0).integers(0, 255, (2, size_px, size_px, 3), np.uint8)

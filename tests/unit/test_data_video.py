@@ -89,6 +89,26 @@ def test_grey_and_transparent_pictures_become_rgb(tmp_path):
     assert read_video(folder).frames.shape == (2, 3, 5, 3)
 
 
+def test_deep_grey_pictures_are_scaled(tmp_path):
+    for t, value in enumerate([0, 300, 30000, 65535]):
+        folder = tmp_path / "clip"
+        folder.mkdir(exist_ok=True)
+        Image.fromarray(np.full((3, 5), value, np.uint16)).save(folder / f"{t}.png")
+    assert read_video(tmp_path / "clip").frames[:, 0, 0].tolist() == [[0] * 3, [1] * 3, [117] * 3, [255] * 3]
+
+
+def test_a_telephones_pictures_are_turned_upright(tmp_path):
+    frames = moving_square(3)
+    (tmp_path / "clip").mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    for t, picture in enumerate(frames):
+        Image.fromarray(picture).save(tmp_path / "clip" / f"{t}.png", exif=exif)
+    video = read_video(tmp_path / "clip")
+    np.testing.assert_array_equal(video.frames, np.rot90(frames, -1, (1, 2)))
+    assert video.remarks == ("turned upright as its EXIF says",)
+
+
 def test_uneven_times_become_a_constant_rate(tmp_path):
     frames = moving_square(6)
     encode(tmp_path / "a.mp4", frames, "libx264", "yuv420p", rate=10, times=[0, 1, 2, 5, 6, 7])

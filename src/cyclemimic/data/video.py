@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import struct
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import av
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cyclemimic.errors import InputError
 from cyclemimic.store.atomic import write_atomically
@@ -22,6 +23,7 @@ VIDEO_EXTENSIONS = (".mp4", ".webm", ".avi", ".gif", ".mov", ".mkv", ".m4v")
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg")
 IMAGE_FOLDER_FPS_HZ = 10.0
 MAX_CLIP_BYTES = 8 << 30  # a clip is decoded into memory as a whole
+_EXIF_ORIENTATION = 0x0112
 _TRUNCATED_BELOW = 0.9  # of the frames that the header declares; edit lists may hide a few
 
 
@@ -231,11 +233,13 @@ def _read_image_folder(folder: Path, fps: float) -> DecodedVideo:
     files = image_files(folder)
     _refuse_short(folder, len(files))
     frames: list[UInt8] = []
+    turned = False
     for file in files:
         with _open_image(file) as image:
             try:
-                picture = np.asarray(image.convert("RGB"))
-            except (OSError, SyntaxError, ValueError) as error:
+                turned = turned or image.getexif().get(_EXIF_ORIENTATION, 1) != 1
+                picture = _rgb(ImageOps.exif_transpose(image))
+            except (OSError, SyntaxError, ValueError, struct.error) as error:
                 raise _unreadable(file, error) from None
         if frames and picture.shape != frames[0].shape:
             expected, got = f"pictures of {frames[0].shape[:2]} px", f"{picture.shape[:2]}"
@@ -244,7 +248,15 @@ def _read_image_folder(folder: Path, fps: float) -> DecodedVideo:
         if picture.nbytes * (len(frames) + 1) > MAX_CLIP_BYTES:
             raise _too_long(folder, len(frames), picture)
         frames.append(picture)
-    return DecodedVideo(frames=np.stack(frames), times_s=np.arange(len(frames)) / fps, fps=fps)
+    remarks = ("turned upright as its EXIF says",) if turned else ()
+    return DecodedVideo(frames=np.stack(frames), times_s=np.arange(len(frames)) / fps, fps=fps, remarks=remarks)
+
+
+def _rgb(image: Image.Image) -> UInt8:
+    if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255 instead of scaling
+        grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
+        return np.stack([grey] * 3, -1)
+    return np.asarray(image.convert("RGB"))
 
 
 def _open_image(file: Path) -> Image.Image:
