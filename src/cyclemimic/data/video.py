@@ -239,7 +239,7 @@ def _read_image_folder(folder: Path, fps: float) -> DecodedVideo:
             try:
                 turned = turned or image.getexif().get(_EXIF_ORIENTATION, 1) != 1
                 picture = _rgb(ImageOps.exif_transpose(image))
-            except (OSError, SyntaxError, ValueError, struct.error) as error:
+            except (OSError, SyntaxError, ValueError, TypeError, struct.error) as error:  # damaged EXIF too
                 raise _unreadable(file, error) from None
         if frames and picture.shape != frames[0].shape:
             expected, got = f"pictures of {frames[0].shape[:2]} px", f"{picture.shape[:2]}"
