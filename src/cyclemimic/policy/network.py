@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from cyclemimic.errors import InputError
 from cyclemimic.nn.batches import ObservationBatch
+from cyclemimic.nn.vit_families import VitSize
 from cyclemimic.policy.action_heads import ActQueryHead, CodeReadout, HeadConfig, HeadOutput, SteeredReader
 from cyclemimic.policy.backbone import BackboneOutput
 from cyclemimic.policy.latent_policy import LatentPolicy
 from cyclemimic.policy.prismatic import PrismaticBackbone, PrismaticConfig
-from cyclemimic.policy.towers import ConvTowerConfig, PrismaticVisionConfig, VitSize
+from cyclemimic.policy.towers import ConvTowerConfig, PrismaticVisionConfig
 from cyclemimic.policy.vocabulary import Vocabulary
 from cyclemimic.randomness import entropy_for
 from cyclemimic.store.weights import load_tensors, save_tensors
