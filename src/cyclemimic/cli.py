@@ -42,7 +42,7 @@ def film(
     """Film scripted experts in a simulated world: video files, and the actions apart from them.
 
     Args:
-        world: which world (arms, drawn).
+        world: which world: arms, arms-distractor, arms-moving-camera, drawn.
         out: folder for video/ (with a sidecar of sentences) and actions/.
         episodes: how many per body and skill.
         bodies: which bodies; all unless named.
@@ -263,6 +263,7 @@ def evaluate(
     episodes: int = 20,
     first_seed: int = 10_000_000,
     show: Literal["as it is", "swapped", "black"] = "as it is",
+    controls: bool = False,
     out: Path | None = None,
     threads: int = 1,
     cache: Path = CACHE,
@@ -279,6 +280,7 @@ def evaluate(
         episodes: for a policy, how many per skill.
         first_seed: for a policy, starts are drawn from this number on, and equal for equal numbers.
         show: for a policy, the true sentence and picture, a swapped instruction, or a black picture.
+        controls: for a tokenizer, measure also a difference of frames, an untrained encoder and an oracle.
         out: folder for results; the run itself unless given.
         threads: of one core each.
         cache: folder of decoded frames.
@@ -292,7 +294,9 @@ def evaluate(
                 got="none",
                 remedy="Name what `film` wrote.",
             )
-        record = judging.run_quality(run, source, judge or run.parent / "judge", out or run, cache_root=cache)
+        record = judging.run_quality(
+            run, source, judge or run.parent / "judge", out or run, cache_root=cache, controls=controls
+        )
         print(judging.quality_text(record))
         return
     if body is None:
@@ -373,6 +377,9 @@ def main(arguments: list[str] | None = None) -> None:
         )
     except InputError as error:
         sys.exit(_say(error))
+    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+        sys.stdout = None
+        sys.exit(0)
 
 
 def _say(error: InputError) -> int:

@@ -37,7 +37,7 @@ def test_every_verb_has_its_test():
     assert set(VERBS) == {
         *("film", "data", "tokenizer", "label", "pretrain", "finetune", "evaluate", "inspect", "doctor", "demo")
     }
-    assert set(RECIPES) == {"tiny"}
+    assert set(RECIPES) == {"tiny", "paper"}
 
 
 def test_film(filmed):
