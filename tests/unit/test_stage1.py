@@ -1,5 +1,7 @@
 """The tokenizer's stage: one step in each precision, on the CPU, and what it reports."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,27 +12,46 @@ from cyclemimic.tokenizer.objective import ObjectiveConfig, Ramp
 from cyclemimic.train.stage1_tokenizer import TokenizerStage, TokenizerTraining
 from tests.paper.small import BATCH, SIZE_PX, small_config
 
+ON = Ramp(weight=0.1)
+AC3 = ObjectiveConfig(objective="ac3", cycle=ON, realism=ON)
+FURTHER = ("composition", "reversal", "flow", "reader", "adversary", "actions")
+EVERY_TERM = replace(AC3, motion_weight=1.0, **dict.fromkeys(FURTHER, 0.1))
+CRITIC = DiscriminatorConfig(width=16, blocks=1, heads=2)
+
 
 class Pairs:
     """A loader of noise: pair number n of step s is a function of both."""
 
-    bodies = ("a", "b")
+    bodies = ("a", "b", "c")
+    action_std = np.ones(2, np.float32)
 
-    def batch(self, step):
+    def __init__(self, size=BATCH, leaving_out=()):
+        self.size, self.leaving_out = size, leaving_out
+
+    def batch(self, step, rows=slice(None)):
         rng = np.random.default_rng(step)
-        now, later = rng.integers(0, 255, (2, BATCH, SIZE_PX, SIZE_PX, 3), np.uint8)
-        zeros = np.zeros(BATCH, np.int64)
-        return PairArrays(now=now, later=later, body=zeros, clip=zeros, frame=zeros, pair=zeros)
+        now, later, latest = rng.integers(0, 255, (3, self.size, SIZE_PX, SIZE_PX, 3), np.uint8)
+        further = {
+            "latest": latest,
+            "flow": rng.normal(0, 0.1, (self.size, 2, 4, 4)).astype(np.float16),
+            "words": rng.integers(0, 11, (self.size, 5)),
+            "action": rng.normal(size=(self.size, 2)).astype(np.float32),
+            "action_known": np.arange(self.size) % 4 < 2 + 2 * (np.arange(self.size) < self.size // 2),
+        }
+        columns = {"now": now, "later": later, "body": np.arange(self.size) % 3, **further}
+        columns |= dict.fromkeys(("clip", "frame", "pair"), np.zeros(self.size, np.int64))
+        return PairArrays(**{k: v[rows] for k, v in columns.items() if k not in self.leaving_out})
 
 
-def stage(**changes):
-    on = Ramp(weight=0.1)
-    objective = ObjectiveConfig(objective="ac3", cycle=on, realism=on)
-    discriminator = DiscriminatorConfig(width=16, blocks=1, heads=2)
+def stage(objective=AC3, tokenizer=None, loader=None, critic=CRITIC, **changes):
     config = TokenizerTraining(
-        tokenizer=small_config(), objective=objective, discriminator=discriminator, batch_size=BATCH, **changes
+        tokenizer=tokenizer or small_config(),
+        objective=objective,
+        discriminator=critic,
+        batch_size=(loader or Pairs()).size,
+        **changes,
     )
-    return TokenizerStage(config, Pairs())
+    return TokenizerStage(config, loader or Pairs())
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -26,7 +26,7 @@ class BackboneConfig:
         width: C, of `conv`.
         stride_px: of `conv`.
         name: of `pretrained`: a hub id or a folder.
-        layer: of `pretrained`: which hidden layer, counted from the end.
+        layer: of `pretrained`: how many of its blocks are run; None is all of them.
     """
 
     kind: str = "conv"
@@ -34,7 +34,7 @@ class BackboneConfig:
     width: int = 48
     stride_px: int = 4
     name: str = ""
-    layer: int = -1
+    layer: int | None = None
 
 
 class FeatureBackbone(Protocol):
