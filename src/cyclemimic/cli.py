@@ -46,7 +46,7 @@ def film(
     """Film scripted experts in a simulated world: video files, and the actions apart from them.
 
     Args:
-        world: which world (arms, drawn).
+        world: which world: arms, arms-distractor, arms-moving-camera, drawn.
         out: folder for video/ (with a sidecar of sentences) and actions/.
         episodes: how many per body and skill.
         bodies: which bodies; all unless named.
@@ -268,6 +268,7 @@ def evaluate(
     first_seed: int = 10_000_000,
     show: Literal["as it is", "swapped", "black"] = "as it is",
     through_server: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    controls: bool = False,
     out: Path | None = None,
     threads: int = 1,
     cache: Path = CACHE,
@@ -286,6 +287,7 @@ def evaluate(
         show: for a policy, the true sentence and picture, a swapped instruction, or a black picture.
         through_server: for a policy, `serve` it and `drive` the world, each in a process of its own, and check that
             the episodes end as they do in this process.
+        controls: for a tokenizer, measure also a difference of frames, an untrained encoder and an oracle.
         out: folder for results; the run itself unless given.
         threads: of one core each.
         cache: folder of decoded frames.
@@ -299,7 +301,9 @@ def evaluate(
                 got="none",
                 remedy="Name what `film` wrote.",
             )
-        quality = judging.run_quality(run, source, judge or run.parent / "judge", out or run, cache_root=cache)
+        quality = judging.run_quality(
+            run, source, judge or run.parent / "judge", out or run, cache_root=cache, controls=controls
+        )
         print(judging.quality_text(quality))
         return
     if body is None:
@@ -418,6 +422,9 @@ def main(arguments: list[str] | None = None) -> None:
         )
     except InputError as error:
         sys.exit(_say(error))
+    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+        sys.stdout = None
+        sys.exit(0)
 
 
 def _say(error: InputError) -> int:

@@ -140,3 +140,23 @@ def test_corruption_spoils_fine_patterns_and_is_a_function_of_its_generator():
     one = corrupt(picture(frames), config, torch.Generator().manual_seed(1)).frames
     assert torch.equal(one, corrupt(picture(frames), config, torch.Generator().manual_seed(1)).frames)
     assert (one[::2] - frames[::2]).square().mean() > (one[1::2] - frames[1::2]).square().mean()
+
+
+def test_the_worst_share_of_the_batch_does_not_count():
+    tokenizer, drawn = small_tokenizer(), drawn_codes()
+    book = tokenizer.quantizer
+    raw = torch.randn(BATCH, TOKENS, book.codebook.shape[1], generator=torch.Generator().manual_seed(4))
+    embedding = F.normalize(raw, dim=-1).requires_grad_()
+    each = torch.stack([cycle_loss(embedding[i : i + 1], drawn[i : i + 1], book, PLAIN) for i in range(BATCH)])
+    loss = cycle_loss(embedding, drawn, book, AC3Config(temperature=1.0, trim=1 / 3))
+    torch.testing.assert_close(loss, each.sort().values[: BATCH * 2 // 3].mean())
+    (gradient,) = torch.autograd.grad(loss, embedding)
+    assert torch.equal(gradient.abs().sum((1, 2)) > 0, each < each.sort().values[BATCH * 2 // 3])
+
+
+def test_trim_leaves_at_least_one():
+    tokenizer, drawn = small_tokenizer(), drawn_codes()
+    embedding = F.normalize(torch.randn(BATCH, TOKENS, tokenizer.quantizer.codebook.shape[1]), dim=-1)
+    book = tokenizer.quantizer
+    each = torch.stack([cycle_loss(embedding[i : i + 1], drawn[i : i + 1], book, PLAIN) for i in range(BATCH)])
+    torch.testing.assert_close(cycle_loss(embedding, drawn, book, AC3Config(temperature=1.0, trim=1.0)), each.min())

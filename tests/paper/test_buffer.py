@@ -57,3 +57,24 @@ def test_is_part_of_the_state_and_draws_the_same_after_a_round_trip():
 def test_empty_buffer_says_so():
     with pytest.raises(ValueError, match="push a batch"):
         drawn(LatentActionBuffer(num_batches=1, batch_size=2, num_tokens=1))
+
+
+def test_rare_latent_actions_are_drawn_as_often_as_common_ones():
+    buffer = LatentActionBuffer(num_batches=1, batch_size=10, num_tokens=2)
+    common, rare = torch.tensor([3, 3]), torch.tensor([3, 5])  # tuples count, not their codes
+    buffer.push(torch.cat([common.expand(9, 2), rare[None]]), torch.tensor([0] * 9 + [1]))
+
+    def share_of_rare(**lever):
+        codes, bodies = buffer.sample(2000, torch.Generator().manual_seed(0), **lever)
+        assert torch.equal(bodies == 1, (codes == rare).all(1))
+        return float((bodies == 1).float().mean())
+
+    assert share_of_rare() == pytest.approx(0.1, abs=0.03)
+    assert share_of_rare(inverse_frequency=True) == pytest.approx(0.5, abs=0.04)
+
+
+def test_entries_that_were_forgotten_are_not_drawn_by_frequency_either():
+    buffer = filled(4, 4)
+    buffer.forget(torch.tensor([1, 2]))
+    codes, _ = buffer.sample(100, torch.Generator().manual_seed(0), inverse_frequency=True)
+    assert set(codes.flatten().tolist()) == {0, 3}

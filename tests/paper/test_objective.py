@@ -3,6 +3,9 @@
 import pytest
 import torch
 
+from cyclemimic.tokenizer import objective
+from cyclemimic.tokenizer.ac3 import AC3Config
+from cyclemimic.tokenizer.buffer import LatentActionBuffer
 from cyclemimic.tokenizer.objective import (
     ObjectiveConfig,
     Ramp,
@@ -10,6 +13,7 @@ from cyclemimic.tokenizer.objective import (
     gradient_norms,
     reconstruction_loss,
     tokenizer_terms,
+    unrelated,
 )
 from tests.paper.small import BATCH, has_gradient, picture, small_batch, small_buffer, small_critic, small_tokenizer
 
@@ -19,10 +23,10 @@ ON = Ramp(weight=0.5)
 OFF = Ramp(weight=0.5, start=1.0)
 
 
-def evaluate(objective="ac3", cycle=ON, realism=ON, progress=0.0, critic=None, batch=None, tokenizer=None, buffer=None):
+def evaluate(kind="ac3", cycle=ON, realism=ON, progress=0.0, critic=None, batch=None, tokenizer=None, buffer=None):
     tokenizer = tokenizer or small_tokenizer()
     critic = critic or small_critic()
-    config = ObjectiveConfig(objective=objective, cycle=cycle, realism=realism)
+    config = ObjectiveConfig(objective=kind, cycle=cycle, realism=realism)
     terms = tokenizer_terms(
         tokenizer,
         critic,
@@ -137,3 +141,52 @@ def test_gradient_norms_name_term_and_part():
     assert norms["gradient.discriminator.encoder"] == 0
     assert norms["gradient.discriminator.decoder"] > 0
     assert norms["gradient.reconstruction.encoder"] > 0
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3])
+def test_scenes_are_a_permutation_within_each_group(groups):
+    bodies = torch.arange(12) % 3
+    order = unrelated(bodies, None, groups, torch.Generator().manual_seed(0))
+    assert torch.equal(order.sort().values, torch.arange(12))
+    size = 12 // groups
+    assert torch.equal(order // size, torch.arange(12) // size)
+    assert not torch.equal(order, torch.arange(12))
+
+
+def test_another_body_is_always_picked_where_the_group_shows_one():
+    bodies = torch.tensor([0, 0, 0, 1, 2, 2, 2, 2])
+    seen_on = torch.tensor([0, 1, 2, 0, 2, 2, 0, 1])
+    for seed in range(20):
+        order = unrelated(bodies, seen_on, 2, torch.Generator().manual_seed(seed))
+        assert torch.equal(order // 4, torch.arange(8) // 4)
+        assert (bodies[order[:4]] != seen_on[:4]).all()  # the second group shows body 2 alone
+    orders = {
+        tuple(unrelated(bodies, seen_on, 2, torch.Generator().manual_seed(s))[[1, 4]].tolist()) for s in range(40)
+    }
+    assert {first for first, _ in orders} == {0, 1, 2}  # any scene of another body
+    assert {second for _, second in orders} == {4, 5, 6, 7}  # or any at all
+
+
+def test_the_levers_of_the_draw_reach_the_cycle(monkeypatch):
+    seen = {}
+    true, sample = objective.unrelated, LatentActionBuffer.sample
+
+    def spy(bodies, seen_on, groups, generator):
+        seen.update(seen_on=seen_on, groups=groups)
+        return true(bodies, seen_on, groups, generator)
+
+    def drawing(self, count, generator, *, inverse_frequency=False):
+        seen.update(inverse_frequency=inverse_frequency)
+        return sample(self, count, generator, inverse_frequency=inverse_frequency)
+
+    monkeypatch.setattr(objective, "unrelated", spy)
+    monkeypatch.setattr(LatentActionBuffer, "sample", drawing)
+    for lever in (False, True):
+        config = ObjectiveConfig(
+            cycle=ON, groups=3 if lever else 2, ac3=AC3Config(other_body=lever, inverse_frequency=lever)
+        )
+        tokenizer_terms(
+            small_tokenizer(), None, small_buffer(), small_batch(), config, 0.0, torch.Generator().manual_seed(0)
+        )
+        assert (seen["seen_on"] is not None) == seen["inverse_frequency"] == lever
+        assert seen["groups"] == (3 if lever else 2)

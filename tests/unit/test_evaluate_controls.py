@@ -12,12 +12,15 @@ from cyclemimic.evaluate.models import draws, label_pairs
 from cyclemimic.evaluate.quality import measure_quality
 from cyclemimic.evaluate.reconstruction import delta_psnr_db
 from cyclemimic.evaluate.transfer import measure_references
+from cyclemimic.nn.vision import BackboneConfig
 from cyclemimic.tokenizer.encoder import EncoderConfig
 from cyclemimic.tokenizer.tokenizer import TokenizerConfig
 from tests.unit.evaluate_squares import SIDE, ExactJudge, ExactTokenizer, Mute, squares
 
 TRAIN, TEST = squares(700, seed=1), squares(300, seed=2)
-CONFIG = TokenizerConfig(size_px=SIDE, feature_width=11, encoder=EncoderConfig(width=16, blocks=1, heads=2))
+CONFIG = TokenizerConfig(
+    size_px=SIDE, backbone=BackboneConfig(width=11), encoder=EncoderConfig(width=16, blocks=1, heads=2)
+)
 
 
 @pytest.fixture(scope="module")

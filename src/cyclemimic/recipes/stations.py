@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclemimic.data.cache import build_cache, source_hash
+from cyclemimic.data.check import check_clips
+from cyclemimic.data.cuts import cuts_of
 from cyclemimic.data.flow import build_flow
 from cyclemimic.data.loader import PairLoader, split_clips
 from cyclemimic.data.sources.film import FilmSource
@@ -36,7 +38,7 @@ from cyclemimic.train.progress import Progress
 from cyclemimic.train.stage1_tokenizer import TokenizerTraining, tokenizer_facts, train_tokenizer
 from cyclemimic.train.stage2_pretrain import PretrainConfig, PretrainStage, pretrain_data
 from cyclemimic.train.stage3_finetune import FinetuneConfig, FinetuneStage, demonstration_data
-from cyclemimic.types import Episode, Source, Task, World
+from cyclemimic.types import Episode, Int64, Source, Task, World
 from cyclemimic.worlds.arms import ArmsWorld
 from cyclemimic.worlds.drawn import DrawnWorld
 
@@ -112,7 +114,7 @@ def film_world(
 def cached(source: Source, size_px: int, root: Path) -> FrameCache:
     """The source's frames at one size, decoded once below `root`."""
     # Named by content: the same video under another name, or as a film with actions, is not decoded twice.
-    folder = root / f"{source_hash(source)[:16]}-{size_px}px"
+    folder = root / _name_of_cache(source_hash(source), size_px)
     progress = Progress(name=f"decode at {size_px} px", total=len(source.clips()))
     seen = 0
 
@@ -126,6 +128,15 @@ def cached(source: Source, size_px: int, root: Path) -> FrameCache:
 
     build_cache(source, folder, size_px, progress=say)
     return FrameCache.open(folder)
+
+
+def _name_of_cache(content: str, size_px: int) -> str:
+    return f"{content[:16]}-{size_px}px"
+
+
+def shots(cache: FrameCache, root: Path) -> list[Int64]:
+    """Where new shots begin in each clip of a cache; found once and kept beside the frames."""
+    return cuts_of(cache, root / f"{_name_of_cache(cache.source_hash, cache.size_px)}-cuts.json")
 
 
 def run_tokenizer(
@@ -163,6 +174,7 @@ def run_tokenizer(
         seed=config.seed,
         batch_size=config.batch_size,
         keep=[keep],
+        cuts=[shots(cache, cache_root)],
         **loader_extras(source, cache, config, cache_root),
     )
     data = {
@@ -170,6 +182,8 @@ def run_tokenizer(
         "bodies": list(wanted),
         "clips": len(keep),
         "pairs": loader.num_pairs,
+        "labelled_clips": list(loader.labelled_clips),
+        "action_std": None if loader.action_std is None else loader.action_std.tolist(),
     }
     return train_tokenizer(config, loader, run, trunk=trunk, backbone=frozen_from, name=run.name, data=data)
 
@@ -186,7 +200,7 @@ def loader_extras(source: Source, cache: FrameCache, config: TokenizerTraining, 
     if config.tokenizer.words:
         extras["words"] = WordHash(vocabulary=config.tokenizer.word_hashes)
     if terms.flow:
-        folder = root / f"{cache.source_hash[:16]}-{cache.size_px}px-flow-{config.gap_s:g}s"
+        folder = root / f"{_name_of_cache(cache.source_hash, cache.size_px)}-flow-{config.gap_s:g}s"
         extras["flow"] = [build_flow(cache, config.gap_s, folder, progress=print)]
     if terms.actions:
         if not isinstance(source, FilmSource):
@@ -212,7 +226,9 @@ def run_label(source: Source, tokenizer_run: Path, out: Path, *, cache_root: Pat
     tokenizer = LatentActionTokenizer.load(tokenizer_run)
     cache = cached(source, tokenizer.config.size_px, cache_root)
     sha256 = sha256_file(tokenizer_run / WEIGHTS)
-    return label_cache(tokenizer, sha256, cache, tokenizer_facts(tokenizer_run)["gap_s"], out)
+    return label_cache(
+        tokenizer, sha256, cache, tokenizer_facts(tokenizer_run)["gap_s"], out, cuts=shots(cache, cache_root)
+    )
 
 
 def run_pretrain(
@@ -336,27 +352,9 @@ def run_finetune(
 
 def check_source(source: Source) -> None:
     """Print what a source holds, clip by clip decoded, and which clips are of no use."""
-    clips = source.clips()
-    bad: list[str] = []
-    progress = Progress(name="check", total=len(clips))
-    bodies: dict[str, list[tuple[int, float]]] = {}
-    said = 0
-    for number, clip in enumerate(clips, start=1):
-        try:
-            frames = len(source.read(clip).frames)
-        except InputError as error:
-            bad.append(str(error))
-        else:
-            bodies.setdefault(clip.embodiment, []).append((frames, clip.fps))
-            said += clip.instruction is not None
-        progress.update(number)
-    print(f"{source.name}: {len(clips)} clips, {said} with a sentence, {len(bad)} of no use")
-    for body, found in sorted(bodies.items()):
-        lengths = [f for f, _ in found]
-        rates = sorted({round(r, 2) for _, r in found})
-        spread = f"{min(lengths)} to {max(lengths)} a clip"
-        print(f"  {body}: {len(found)} clips, {sum(lengths)} frames ({spread}), {rates} frames/s")
-    for line in bad:
-        print(f"  of no use: {line}")
-    if len(bad) == len(clips):
+    progress = Progress(name="check", total=len(source.clips()))
+    report = check_clips(source, progress=lambda done, total: progress.update(done))
+    for line in report.lines():
+        print(line)
+    if not report.usable:
         raise InputError(source.name, expected="a usable clip", got="none", remedy="See the lines above.")

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cyclemimic.nn.batches import Features, Scene
+from cyclemimic.nn.collectives import all_rows, global_mean, my_rows, num_processes
 from cyclemimic.tokenizer.encoder import NowStream
 from cyclemimic.tokenizer.quantizer import VectorQuantizer
 from cyclemimic.tokenizer.tokenizer import LatentActionTokenizer
@@ -94,7 +95,11 @@ def cycle_loss(embedding: Tensor, drawn: Tensor, quantizer: VectorQuantizer, con
     if not config.trim:
         return F.cross_entropy(logits.flatten(0, 1), drawn.flatten())
     each = F.cross_entropy(logits.flatten(0, 1), drawn.flatten(), reduction="none").view(drawn.shape).mean(1)
-    return each.sort().values[: max(1, round(len(each) * (1 - config.trim)))].mean()
+    everybody = all_rows(each.detach())  # only ranked: which rows count teaches nobody
+    worst = everybody.kthvalue(max(1, round(len(everybody) * (1 - config.trim)))).values
+    counts = (each.detach() <= worst).to(each.dtype)
+    loss: Tensor = (each * counts).mean() / global_mean(counts.mean())
+    return loss
 
 
 def scale_gradient(x: Tensor, share: float) -> Tensor:
@@ -114,21 +119,24 @@ def dialled(scene: Scene, share: float) -> Scene:
 def corrupt(scene: Scene, config: AC3Config, generator: torch.Generator) -> Scene:
     """Blur half of the batch and add noise: what D hides in fine patterns does not survive. Engineering.
 
-    Features get noise of `config.noise` deviations and no blur. The noise is drawn on the device; only its seed comes
-    from `generator`.
+    Features get noise of `config.noise` deviations and no blur. The noise of the whole batch is drawn on the device;
+    only its seed comes from `generator`.
     """
     signal = scene.signal
+    whole = len(signal) * num_processes()
     own = torch.Generator(signal.device).manual_seed(int(torch.randint(2**62, (), generator=generator)))
 
     def noisy(x: Tensor, deviation: Tensor | float) -> Tensor:
         if not config.noise:
             return x
-        noise = torch.randn(x.shape, generator=own, device=x.device, dtype=x.dtype)
-        return x + config.noise * deviation * noise
+        noise = torch.randn((whole, *x.shape[1:]), generator=own, device=x.device, dtype=x.dtype)
+        return x + config.noise * deviation * noise[my_rows(whole)]
 
     if scene.frames is None:
         assert scene.features is not None
-        patches = noisy(signal, signal.detach().std())  # the scale of the noise teaches nobody
+        size = signal.detach()  # the scale of the noise teaches nobody
+        deviation = global_mean((size - global_mean(size.mean())).square().mean()).sqrt()
+        patches = noisy(signal, deviation)
         return Scene(features=replace(scene.features, patches=patches))
     frames = scene.frames
     if config.blur:

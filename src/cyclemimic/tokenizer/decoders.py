@@ -17,6 +17,7 @@ from cyclemimic.errors import InputError
 from cyclemimic.nn.batches import Features, Scene
 from cyclemimic.nn.transformer import SpatialBlock
 from cyclemimic.nn.vision import ConvStem, coordinates
+from cyclemimic.tokenizer.quantizer import at_least_float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +151,8 @@ class FeatureDecoder(nn.Module):
         for block in self.blocks:
             x = block(x)
         change = self.out(self.norm(x[:, self.num_tokens : self.num_tokens + len(self.position)]))
-        scene = Scene(features=Features(patches=seen + change, grid=now.features.grid))
+        # A sum in bf16 would swallow small changes.
+        scene = Scene(features=Features(patches=at_least_float(seen) + change, grid=now.features.grid))
         return Decoded(scene=scene, painted=torch.ones(len(seen), device=seen.device))
 
 

@@ -53,7 +53,8 @@ class Encoder(nn.Module):
     change the stream of the frame now. Deviation D3: the later frame's patches also carry the change since now.
 
     Args:
-        given_tokens: tokens of an earlier stage that come first, and are read out first (UniVLA's second stage).
+        given_tokens: tokens of an earlier stage that come first, and are read out first (UniVLA's second stage); they
+            do not learn.
         sees_change: whether the later frame's patches also carry the change.
         word_width: width of word features that stand behind the patches (UniVLA's first stage); 0 is none.
     """
@@ -77,7 +78,10 @@ class Encoder(nn.Module):
         self.action_tokens = nn.Parameter(torch.randn(config.num_tokens, width) * width**-0.5)
         self.position = nn.Parameter(torch.randn(num_patches, width) * 0.02)
         self.frame = nn.Parameter(torch.randn(2, width) * 0.02)
-        self.given = nn.Parameter(torch.randn(given_tokens, width) * width**-0.5) if given_tokens else None
+        self.given: nn.Parameter | None = None
+        if given_tokens:
+            # UniVLA: the first stage's queries are frozen; `LatentActionTokenizer.take_over` fills them in.
+            self.given = nn.Parameter(torch.zeros(given_tokens, width), requires_grad=False)
         self.blocks = nn.ModuleList(SpatioTemporalBlock(width, config.heads) for _ in range(config.blocks))
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, config.code_width)

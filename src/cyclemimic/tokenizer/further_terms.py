@@ -74,6 +74,11 @@ class SlowReader:
         self.reader = copy.deepcopy(tokenizer, keep)
         self.reader.requires_grad_(False)
 
+    def restart(self, tokenizer: LatentActionTokenizer) -> None:
+        """Become today's E, as behind a trunk."""
+        now = tokenizer.own_state()
+        self.reader.load_own_state({name: now[name] for name in self.reader.own_state()})
+
     @torch.no_grad()  # an average of weights, nobody's gradient
     def follow(self, tokenizer: LatentActionTokenizer) -> None:
         """Move a little towards the weights and the codebook of today."""
@@ -128,6 +133,7 @@ def composition_loss(
     now: Scene,
     later: Scene,
     latest: Scene,
+    words: Tensor | None = None,
 ) -> Tensor:
     """||z(a, b) + z(b, c) - z(a, c)||^2 before quantisation, as a ratio to ||z(a, c)||^2 (ALAM).
 
@@ -137,16 +143,23 @@ def composition_loss(
     Args:
         said: what E read between now and later; `stream` is E's stream of the scenes now.
     """
-    onward = tokenizer.read(tokenizer.watch(later), later, latest)
-    whole = tokenizer.read(stream, now, latest)
+    onward = tokenizer.read(tokenizer.watch(later, words), later, latest, words)
+    whole = tokenizer.read(stream, now, latest, words)
     first, second, both = (origin(x, said, tokenizer.config.given_tokens) for x in (said, onward, whole))
     return _ratio((first + second - both).square().mean(), both.square().mean())
 
 
-def reversal_loss(tokenizer: LatentActionTokenizer, origin: Origin, said: Tensor, now: Scene, later: Scene) -> Tensor:
+def reversal_loss(
+    tokenizer: LatentActionTokenizer,
+    origin: Origin,
+    said: Tensor,
+    now: Scene,
+    later: Scene,
+    words: Tensor | None = None,
+) -> Tensor:
     """||z(a, b) + z(b, a)||^2 before quantisation, as a ratio to ||z(a, b)||^2 (ALAM)."""
     given = tokenizer.config.given_tokens
-    back = origin(tokenizer.read(tokenizer.watch(later), later, now), said, given)
+    back = origin(tokenizer.read(tokenizer.watch(later, words), later, now, words), said, given)
     forth = origin(said, said, given)
     return _ratio((forth + back).square().mean(), forth.square().mean())
 

@@ -8,6 +8,7 @@ from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from cyclemimic.nn.batches import LatentBatch, PairBatch, Scene
 from cyclemimic.nn.collectives import all_rows, global_mean, my_rows
@@ -33,7 +34,7 @@ from cyclemimic.tokenizer.further_terms import (
     motion_weight,
     reversal_loss,
 )
-from cyclemimic.tokenizer.quantizer import commitment_loss, entropy_loss
+from cyclemimic.tokenizer.quantizer import at_least_float, commitment_loss, entropy_loss
 from cyclemimic.tokenizer.tokenizer import LatentActionTokenizer
 
 Objective = Literal["genie", "lapa", "univla", "ac3"]
@@ -145,12 +146,18 @@ def reconstruction_loss(rebuilt: Scene, now: Scene, later: Scene, *, strength: f
 
     Of frames, or of features where D predicts these. With `strength` what moves counts more.
     """
+    weight: Tensor | None = None
+    if strength:
+        assert now.frames is not None and later.frames is not None
+        weight = motion_weight(now.frames, later.frames, strength)
     if rebuilt.frames is None:
+        assert now.features is not None
+        if weight is not None:
+            weight = F.adaptive_avg_pool2d(weight, now.features.grid).flatten(2).transpose(1, 2)  # as [B, N, 1]
         now, later = Scene(features=now.features), Scene(features=later.features)
-    error = (rebuilt.signal - later.signal).square()
-    copying = (now.signal - later.signal).square()
-    if strength and rebuilt.frames is not None:
-        weight = motion_weight(now.signal, later.signal, strength)
+    before, after = at_least_float(now.signal), at_least_float(later.signal)
+    error, copying = (rebuilt.signal - after).square(), (before - after).square()
+    if weight is not None:
         error, copying = error * weight, copying * weight
     return error.mean() / global_mean(copying.mean()).clamp_min(1e-6)
 
@@ -225,6 +232,7 @@ def unrelated(bodies: Tensor, seen_on: Tensor | None, groups: int, generator: to
     A permutation; or, where the bodies `seen_on` of the drawn actions are given, any scene of another body (of any
     body where the group shows no other).
     """
+    assert len(bodies) % groups == 0, "groups are of one size"
     size = len(bodies) // groups
     if seen_on is None:
         parts = [torch.randperm(size, generator=generator) + start for start in range(0, len(bodies), size)]
@@ -242,12 +250,14 @@ def _for_the_critic(
 ) -> Judged:
     """Real and generated scenes, as many D(o_t, z_t) as D(o_c, z_s) once the cycle runs.
 
-    Half of the batch is judged: Psi's passes are what costs most in a step of AC3, and it wins soon enough.
+    Half of the batch is judged: Psi's passes are what costs most in a step of AC3, and it wins soon enough. On several
+    processes these are the rows of one process where each has a multiple of four.
     """
     quarter = slice(0, None, 4)
     fake_now = now.take(quarter)
     # E's and the codebook's gradient stops: L_D teaches D to be realistic, not E to be easy to draw.
-    fake = tokenizer.decode(fake_now, latent.vectors[quarter].detach()).scene
+    given = None if latent.given is None else latent.given[quarter].detach()
+    fake = tokenizer.decode(fake_now, latent.vectors[quarter].detach(), given=given).scene
     if cycle is not None:
         fake, fake_now = fake.joined(cycle.generated.take(quarter)), fake_now.joined(cycle.scene.take(quarter))
     others = slice(1, None, 4 if cycle is None else 2)
@@ -272,11 +282,11 @@ def _further(
         assert batch.latest is not None, "composition needs triplets from the loader"
         assert helpers.origin is not None
         losses["composition"] = composition_loss(
-            tokenizer, helpers.origin, said, stream, now, later, tokenizer.see(batch.latest)
+            tokenizer, helpers.origin, said, stream, now, later, tokenizer.see(batch.latest), batch.words
         )
     if weights["reversal"]:
         assert helpers.origin is not None
-        losses["reversal"] = reversal_loss(tokenizer, helpers.origin, said, now, later)
+        losses["reversal"] = reversal_loss(tokenizer, helpers.origin, said, now, later, batch.words)
     if weights["flow"]:
         losses["flow"] = flow_loss(rebuilt, batch, latent.vectors, helpers.flow)
     if weights["adversary"]:
@@ -315,7 +325,8 @@ def gradient_norms(tokenizer: LatentActionTokenizer, terms: Terms) -> dict[str, 
             parameters = [p for m in modules for p in m.parameters() if p.requires_grad]
             gradients = torch.autograd.grad(
                 terms.weights[name] * loss, parameters, retain_graph=True, allow_unused=True
-            )  # of this process's rows
-            squares = [g.square().sum() for g in gradients if g is not None]
+            )
+            # Meaned over the processes before the norm is taken; only looked at.
+            squares = [global_mean(g.detach()).square().sum() for g in gradients if g is not None]
             norms[f"gradient.{name}.{part}"] = torch.stack(squares).sum().sqrt() if squares else torch.zeros(())
     return norms

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cyclemimic.nn.batches import LatentBatch
-from cyclemimic.nn.collectives import all_rows, global_mean
+from cyclemimic.nn.collectives import all_rows, global_mean, my_rows, num_processes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ class VectorQuantizer(nn.Module):
             raw: what the encoder put out.
             batch_statistics: True on real pairs during training (and updates the running ones).
         """
-        raw = _at_least_float(raw)  # statistics and distances stay in fp32 under autocast
+        raw = at_least_float(raw)  # statistics and distances stay in fp32 under autocast
         mean, variance = self.mean, self.variance
         if batch_statistics:
             mean = global_mean(raw.mean(0))
@@ -88,10 +88,10 @@ class VectorQuantizer(nn.Module):
 
         Of the batch, for the running statistics lag behind an encoder that learns fast by several deviations.
         """
-        like = _at_least_float(like.detach())  # the scale teaches nobody
+        like = at_least_float(like.detach())  # the scale teaches nobody
         mean = global_mean(like.mean(0))
         variance = global_mean((like - mean).square().mean(0))
-        return (_at_least_float(raw) - mean) * torch.rsqrt(variance + 1e-5)
+        return (at_least_float(raw) - mean) * torch.rsqrt(variance + 1e-5)
 
     def distances(self, embedding: Tensor) -> Tensor:
         """d(z^e, e_k), Euclidean: [B, L, D] -> [B, L, K]. The codebook gets no gradient from distances."""
@@ -112,7 +112,9 @@ class VectorQuantizer(nn.Module):
         """
         codes = self.distances(embedding).argmin(-1)
         if self.config.kind == "nsvq" and generator is not None:
-            noise = F.normalize(torch.randn(embedding.shape, generator=generator).to(embedding), dim=-1)
+            whole = len(embedding) * num_processes()
+            noise = torch.randn(whole, *embedding.shape[1:], generator=generator)[my_rows(whole)]
+            noise = F.normalize(noise.to(embedding), dim=-1)
             error = (embedding - self.codebook[codes]).norm(dim=-1, keepdim=True)
             return LatentBatch(embedding=embedding, vectors=embedding + error * noise, codes=codes)
         # Straight through: the decoder's gradient with respect to z^q goes to z^e unchanged; the codebook gets none.
@@ -162,7 +164,8 @@ def entropy_loss(latent: LatentBatch, quantizer: VectorQuantizer, temperature: f
     return 1 - entropy.mean() / math.log(quantizer.config.num_codes)
 
 
-def _at_least_float(x: Tensor) -> Tensor:
+def at_least_float(x: Tensor) -> Tensor:
+    """What autocast made short, as float32: small differences of it count."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 

@@ -134,6 +134,13 @@ class LatentActionTokenizer(nn.Module):
                 remedy="Name a pretrained backbone, or the run of a tokenizer whose backbone is to be frozen.",
             )
 
+    def train(self, mode: bool = True) -> LatentActionTokenizer:
+        """Training mode; a frozen backbone stays in evaluation mode, where it has neither dropout nor statistics."""
+        super().train(mode)
+        if not any(p.requires_grad for p in self.backbone.parameters()):
+            self.backbone.eval()
+        return self
+
     @property
     def num_codes(self) -> int:
         """K."""
@@ -231,8 +238,6 @@ class LatentActionTokenizer(nn.Module):
         same["encoder.given"] = found["encoder.action_tokens"]
         same |= {f"given_{k}": v for k, v in found.items() if k.startswith("quantizer.")}
         self.load_own_state({**own, **same})
-        assert self.encoder.given is not None
-        self.encoder.given.requires_grad_(False)  # UniVLA: the first stage's queries and codebook are frozen
 
     def own_state(self) -> dict[str, Tensor]:
         """Weights and buffers, without those of a backbone that was loaded from elsewhere."""
@@ -243,6 +248,7 @@ class LatentActionTokenizer(nn.Module):
 
     def load_own_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Undo `own_state`."""
+        assert tensors.keys() == self.own_state().keys()
         whole = {**self.state_dict(), **tensors}
         self.load_state_dict(whole)
 

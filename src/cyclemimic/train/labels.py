@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from cyclemimic.store.frame_cache import FrameCache
 from cyclemimic.store.label_store import LabelProvenance, LabelRows, LabelStore, LabelStoreWriter
 from cyclemimic.tokenizer.tokenizer import LatentActionTokenizer
 from cyclemimic.train.progress import Progress
+from cyclemimic.types import Int64
 
 
 def label_cache(
@@ -24,6 +26,7 @@ def label_cache(
     batch_size: int = 256,
     num_shards: int = 8,
     camera: str = "video",
+    cuts: Sequence[Int64] | None = None,
 ) -> LabelStore:
     """Label every pair of `cache` and return the store. Shards that are there already are kept.
 
@@ -33,7 +36,7 @@ def label_cache(
     Raises:
         InputError: `folder` holds labels of another tokenizer, source or gap.
     """
-    loader = PairLoader([cache], gap_s)
+    loader = PairLoader([cache], gap_s, cuts=None if cuts is None else [cuts])
     shards = min(num_shards, len(cache) - len(loader.skipped))  # no empty shard
     provenance = LabelProvenance(
         tokenizer_sha256=tokenizer_sha256,

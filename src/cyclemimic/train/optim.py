@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from cyclemimic.nn.collectives import average_gradients
+
 
 def adamw(
     module: nn.Module, *, learning_rate: float, weight_decay: float, betas: tuple[float, float] = (0.9, 0.99)
@@ -36,13 +38,14 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
 
 
 def update(optimizer: torch.optim.Optimizer, loss: Tensor, *, clip_norm: float) -> Tensor:
-    """One update; returns the gradient's norm before clipping.
+    """One update by the gradient of `loss`, meaned over all processes; returns its norm before clipping.
 
     Raises:
         RuntimeError: the gradient is not finite. It is raised before any weight moves.
     """
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    average_gradients(ordered_parameters(optimizer))
     parameters = [p for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
     norm = nn.utils.clip_grad_norm_(parameters, clip_norm, error_if_nonfinite=True)
     optimizer.step()

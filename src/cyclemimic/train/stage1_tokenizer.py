@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from cyclemimic.data.loader import PairArrays, PairLoader
 from cyclemimic.errors import InputError
 from cyclemimic.nn.batches import LatentBatch, PairBatch, pixels
-from cyclemimic.nn.collectives import all_rows, my_rows, num_processes
+from cyclemimic.nn.collectives import all_rows, highest, my_rows, num_processes, process_number
 from cyclemimic.randomness import entropy_for
 from cyclemimic.tokenizer.buffer import LatentActionBuffer
 from cyclemimic.tokenizer.discriminator import DiscriminatorConfig, build_critic
@@ -111,6 +111,13 @@ class TokenizerStage:
         self.critic: nn.Module | None = None
         self.buffer: LatentActionBuffer | None = None
         if config.objective.objective == "ac3":
+            if config.tokenizer.words:
+                raise InputError(
+                    "TokenizerConfig.words",
+                    expected="an E without words for AC3: o_c has a sentence of its own",
+                    got="words",
+                    remedy="Use words in the first stage of univla alone.",
+                )
             if not self.tokenizer.draws and config.tokenizer.change == "pixels":
                 raise InputError(
                     "TokenizerConfig.change",
@@ -139,11 +146,13 @@ class TokenizerStage:
         """Start from another tokenizer's weights and codebook. InputError where its configuration is another one."""
         here_config = self.config.tokenizer
         if here_config.given_tokens and not trunk.config.given_tokens:
-            if trunk.config.encoder.num_tokens != here_config.given_tokens:
+            wanted = _first_stage_sizes(here_config, num_tokens=here_config.given_tokens)
+            found = _first_stage_sizes(trunk.config, num_tokens=trunk.config.encoder.num_tokens)
+            if wanted != found or trunk.backbone_sha256 != self.tokenizer.backbone_sha256:
                 raise InputError(
                     "--trunk",
-                    expected=f"a first stage of {here_config.given_tokens} tokens",
-                    got=f"{trunk.config.encoder.num_tokens}",
+                    expected=f"a first stage of {wanted} on backbone {self.tokenizer.backbone_sha256 or 'conv'}",
+                    got=f"one of {found} on backbone {trunk.backbone_sha256 or 'conv'}",
                     remedy="Train a first stage with this recipe.",
                 )
             self.tokenizer.take_over(trunk)
@@ -161,13 +170,20 @@ class TokenizerStage:
         self._restart_reader()
 
     def take_backbone(self, other: LatentActionTokenizer) -> None:
-        """See what another tokenizer's backbone sees; it is frozen here."""
+        """See what another tokenizer's backbone sees; it is frozen here. InputError where it would learn."""
+        if self.config.tokenizer.backbone != replace(other.config.backbone, trainable=False):
+            raise InputError(
+                "--backbone",
+                expected="the other tokenizer's backbone, frozen",
+                got=str(self.config.tokenizer.backbone),
+                remedy="Take the configuration from recipes/objectives.py::with_backbone.",
+            )
         self.tokenizer.backbone.load_state_dict(other.backbone.state_dict())
         self._restart_reader()
 
     def _restart_reader(self) -> None:
         if self.helpers.reader is not None:
-            self.helpers.reader.reader.load_own_state(self.tokenizer.own_state())
+            self.helpers.reader.restart(self.tokenizer)
 
     def step(self, step: int) -> Mapping[str, Tensor]:
         """One update of the tokenizer, then one of its critic."""
@@ -215,6 +231,7 @@ class TokenizerStage:
         def moved(column: NDArray[Any] | None) -> Tensor | None:
             return None if column is None else torch.from_numpy(column).to(self.device)
 
+        self._require(arrays)
         flow = moved(arrays.flow)
         return PairBatch(
             now=pixels(arrays.now, self.device),
@@ -245,14 +262,30 @@ class TokenizerStage:
         weights, sizes = self.config.objective, self.config.tokenizer
         code = {"num_tokens": sizes.encoder.num_tokens, "code_width": sizes.encoder.code_width}
         needs_flow = bool(weights.flow) and sizes.decoder != "motion"
-        width = 0 if self.loader.action_std is None else len(self.loader.action_std)
+        std = self.loader.action_std if weights.actions else None
+        if weights.actions and std is None:
+            raise _missing("ObjectiveConfig.actions", "actions")
         return Helpers(
             flow=FlowHead(**code) if needs_flow else None,
             adversary=BodyClassifier(**code, num_bodies=len(self.loader.bodies)) if weights.adversary else None,
-            actions=nn.Linear(code["num_tokens"] * code["code_width"], width) if weights.actions else None,
+            actions=None if std is None else nn.Linear(code["num_tokens"] * code["code_width"], len(std)),
             origin=Origin(**code) if weights.composition or weights.reversal else None,
-            reader=SlowReader(self.tokenizer, weights.reader_decay) if weights.reader else None,
+            reader=SlowReader(self.tokenizer, weights.reader_decay)
+            if weights.reader and weights.objective == "ac3"
+            else None,
         )
+
+    def _require(self, arrays: PairArrays) -> None:
+        """InputError where the loader does not give what a term or E wants beside the pairs."""
+        terms = self.config.objective
+        for where, wanted, given, argument in (
+            ("ObjectiveConfig.composition", terms.composition, arrays.latest, "triplets"),
+            ("ObjectiveConfig.flow", terms.flow, arrays.flow, "flow"),
+            ("ObjectiveConfig.actions", terms.actions, arrays.action, "actions"),
+            ("TokenizerConfig.words", self.config.tokenizer.words, arrays.words, "words"),
+        ):
+            if wanted and given is None:
+                raise _missing(where, argument)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
@@ -287,6 +320,25 @@ class TokenizerStage:
             load_optimizer_tensors(self.critic_optimizer, tensors, "critic_optimizer")
 
 
+def _missing(where: str, argument: str) -> InputError:
+    return InputError(
+        where,
+        expected=f"a loader that gives {argument}",
+        got="none",
+        remedy=f"Make the PairLoader with {argument}=..., or switch this off.",
+    )
+
+
+def _first_stage_sizes(config: TokenizerConfig, *, num_tokens: int) -> dict[str, int]:
+    """What must be alike for a second stage to take over the tokens and the codebook of a first one."""
+    return {
+        "num_tokens": num_tokens,
+        "width": config.encoder.width,
+        "code_width": config.encoder.code_width,
+        "num_codes": config.quantizer.num_codes,
+    }
+
+
 def grouped(objective: ObjectiveConfig, batch_size: int) -> ObjectiveConfig:
     """The objective with a number of groups that the processes and the batch allow.
 
@@ -315,6 +367,13 @@ def train_tokenizer(
         backbone: folder of a tokenizer whose backbone is taken, frozen.
         data: what the loader reads, for the record and to refuse a resume on other data.
     """
+    if config.tokenizer.given_tokens and trunk is None:
+        raise InputError(
+            "--trunk",
+            expected="a first stage, whose tokens and codebook are given to this one",
+            got="none",
+            remedy="Train it first: recipes/objectives.py::univla_stages.",
+        )
     use_threads(config.threads)
     stage = TokenizerStage(config, loader)
     if backbone is not None:
@@ -340,7 +399,9 @@ def train_tokenizer(
     seen = {body for body, pairs in zip(loader.bodies, loader.pairs_per_body, strict=True) if pairs}
     if trunk is not None:
         seen |= set(tokenizer_facts(trunk)["bodies"])
-    stage.tokenizer.save(run_dir, {"gap_s": config.gap_s, "on_steps": on_steps, "bodies": sorted(seen)})
+    if process_number() == 0:
+        stage.tokenizer.save(run_dir, {"gap_s": config.gap_s, "on_steps": on_steps, "bodies": sorted(seen)})
+    highest([0])  # the other processes wait until it is whole
     return run_dir
 
 

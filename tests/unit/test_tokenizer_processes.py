@@ -1,0 +1,66 @@
+"""Two processes train the tokenizer as one does: losses, weights, codebook and buffer, with every term on."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from cyclemimic.store.weights import load_tensors
+from tests.unit.tokenizer_processes_small import PER_PROCESS, RUNS, steps
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """Where each of two processes left what it found."""
+    folder = tmp_path_factory.mktemp("tokenizer-processes")
+    own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{REPOSITORY}/src:{REPOSITORY}"}
+    command = [sys.executable, "-m", "tests.unit.tokenizer_processes_small", str(folder)]
+    started = [
+        subprocess.Popen([*command, str(mine), "2"], cwd=REPOSITORY, env={**os.environ, **own}, stderr=subprocess.PIPE)
+        for mine in (0, 1)
+    ]
+    said = [process.communicate(timeout=200)[1].decode() for process in started]
+    assert [process.returncode for process in started] == [0, 0], "\n".join(said)[-3000:]
+    return folder
+
+
+def found(folder, kind, precision, mine):
+    return load_tensors(folder / f"{kind}-{precision}-{mine}.safetensors")[0]
+
+
+@pytest.mark.parametrize(("kind", "precision"), RUNS)
+def test_two_processes_compute_what_one_computes(ran, kind, precision):
+    one, two = steps(kind, precision), found(ran, kind, precision, 0)
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        if name.endswith(PER_PROCESS) or (precision == "float32" and is_moved_by_rounding(name)):
+            continue
+        if value.is_floating_point():
+            bound = 1e-9 if precision == "float64" and not is_float32_by_nature(name) else 1e-4
+            torch.testing.assert_close(two[name], value, rtol=0, atol=bound, msg=lambda m, n=name: f"{n}: {m}")
+        else:
+            assert torch.equal(two[name], value), name
+
+
+def is_float32_by_nature(name):
+    return name.endswith("cycle_accuracy")
+
+
+def is_moved_by_rounding(name):
+    """Moments and norms, and biases on which no loss depends, so that Adam follows the sign of an error.
+
+    A key's bias is the same for all keys; what is the same for all pairs is whitened away behind E.
+    """
+    return "exp_avg" in name or "gradient" in name or name.endswith(("qkv.bias", "encoder.norm.bias", "out.bias"))
+
+
+@pytest.mark.parametrize(("kind", "precision"), RUNS)
+def test_both_processes_end_in_the_same_state(ran, kind, precision):
+    mine, other = (found(ran, kind, precision, number) for number in (0, 1))
+    for name in mine:
+        assert name.endswith(PER_PROCESS) or torch.equal(mine[name], other[name]), name
