@@ -23,12 +23,13 @@ from cyclemimic.store.frame_cache import FrameCache
 from cyclemimic.store.label_store import LabelStore
 from cyclemimic.tokenizer.tokenizer import WEIGHTS, LatentActionTokenizer
 from cyclemimic.train.checkpoint import CONFIG_FILE
+from cyclemimic.train.demonstrations import demonstration_data
 from cyclemimic.train.labels import label_cache
 from cyclemimic.train.loop import train, use_threads
 from cyclemimic.train.progress import Progress
 from cyclemimic.train.stage1_tokenizer import TokenizerTraining, tokenizer_facts, train_tokenizer
 from cyclemimic.train.stage2_pretrain import PretrainConfig, PretrainStage, pretrain_data
-from cyclemimic.train.stage3_finetune import FinetuneConfig, FinetuneStage, demonstration_data
+from cyclemimic.train.stage3_finetune import FinetuneConfig, FinetuneStage
 from cyclemimic.types import Episode, Source, Task, World
 from cyclemimic.worlds.arms import ArmsWorld
 from cyclemimic.worlds.drawn import DrawnWorld
