@@ -58,8 +58,7 @@ def spec(vision="convolutional", language="llama", actions=A, state=P):
         ),
         vocabulary=VOCABULARY,
         num_tokens=L,
-        bodies=(BodyWidths(name="toy", action_width=actions, chunk_steps=S, proprioception_width=state),)
-        * bool(actions),
+        bodies=(toy,) if actions else (),
     )
 
 
