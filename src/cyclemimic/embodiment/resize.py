@@ -6,7 +6,6 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from cyclemimic.errors import InputError, did_you_mean
 from cyclemimic.types import UInt8, check_picture
@@ -60,6 +59,9 @@ def _mean_of_blocks(frames: UInt8, rows: int, columns: int) -> UInt8:
 
 
 def _resize_by_pillow(frames: UInt8, size_px: int) -> UInt8:
+    # Here and not above: a table of a body needs numpy alone.
+    from PIL import Image
+
     shrinks = min(frames.shape[1:3]) > size_px
     method = Image.Resampling.HAMMING if shrinks else Image.Resampling.BILINEAR
     out = np.empty((len(frames), size_px, size_px, 3), np.uint8)

@@ -31,9 +31,11 @@ class BinsHead(nn.Module):
         self.bodies, self.octaves, self.count = sizes.bodies, config.octaves, config.bins
         self.first_bin_id = sizes.first_bin_id
         self.num_action_tokens = max(b.chunk_steps * b.action_width for b in sizes.bodies)
-        waves_each = 1 + 2 * config.octaves
-        told = sizes.bodies if any(b.proprioception_width for b in sizes.bodies) else ()
-        self.state = nn.ModuleList(nn.Linear(b.proprioception_width * waves_each, sizes.state_width) for b in told)
+        self.width, waves_each = sizes.state_width, 1 + 2 * config.octaves
+        self.state = nn.ModuleList(
+            nn.Linear(b.proprioception_width * waves_each, self.width) if b.proprioception_width else nn.Identity()
+            for b in sizes.bodies
+        )
 
     @staticmethod
     def num_bins(config: HeadConfig) -> int:
@@ -46,13 +48,13 @@ class BinsHead(nn.Module):
         check_proprioception(state, self.bodies)
         if state is None:
             return None
-        return of_body(
-            [
-                layer(waves(state[:, : body.proprioception_width], self.octaves))
-                for layer, body in zip(self.state, self.bodies, strict=True)
-            ],
-            observation.body,
-        )
+        told = [
+            layer(waves(state[:, : body.proprioception_width], self.octaves))
+            if body.proprioception_width
+            else state.new_zeros(len(state), self.width)
+            for layer, body in zip(self.state, self.bodies, strict=True)
+        ]
+        return of_body(told, observation.body)
 
     def tokens(self, actions: Tensor, body: Tensor | None) -> Tensor | None:
         """Bins [B, X] of normalised actions [B, S, A]; what lies outside [-1, 1] falls into the first or last bin."""
