@@ -81,3 +81,4 @@ class DemonstrationBatch:
     action_mask: Tensor | None = None  # [B, S] bool, False behind the episode's end
     axis_mask: Tensor | None = None  # [B, A] bool, False where a body has no such axis; None: all have all
     hindsight: Tensor | None = None  # [B, 3], normalised: where the hand is at the end of the demonstration
+    hindsight_mask: Tensor | None = None  # [B] bool, False where that is not known; None: it is known of all

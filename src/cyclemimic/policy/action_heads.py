@@ -260,6 +260,7 @@ def action_loss(predicted: Tensor, actions: Tensor, mask: Tensor, axes: Tensor |
     return error.sum() / mask.sum().clamp_min(1)
 
 
-def hindsight_loss(predicted: Tensor, target: Tensor) -> Tensor:
-    """Mean absolute error of the guessed end point [B, 3], normalised. Engineering."""
-    return (predicted - target).abs().mean()
+def hindsight_loss(predicted: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean absolute error of the guessed end point [B, 3], normalised, over the rows of `mask` [B]. Engineering."""
+    error = (predicted - target).abs()
+    return error.mean() if mask is None else (error.mean(-1) * mask).sum() / mask.sum().clamp_min(1)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cyclemimic.embodiment.normalize import Normalizer
 from cyclemimic.embodiment.resize import resize_square
 from cyclemimic.errors import InputError, did_you_mean
 from cyclemimic.policy.action_heads import HINDSIGHT_AXES
@@ -132,7 +133,8 @@ class Moments:
     action_mask: NDArray[np.bool_]  # [N, S]
     axis_mask: NDArray[np.bool_]  # [bodies, A]
     state: Float32 | None  # [N, P]
-    ends: Float32 | None  # [N, 3]
+    ends: Float32 | None  # [N, 3], None where no body has any
+    ended: NDArray[np.bool_]  # [N], False where a body has none
     sentences: tuple[str | None, ...]
     first: Int64  # [bodies], where each body's moments begin
     counts: Int64  # [bodies]
@@ -149,10 +151,9 @@ def joined(
     sets: Sequence[DemonstrationData],
     actions: Sequence[Float32],
     states: Sequence[Float32] | None,
-    ends: Sequence[Float32] | None,
     extra_cameras: Sequence[str],
 ) -> Moments:
-    """Many bodies' demonstrations as one; `actions`, `states` and `ends` are theirs, normalised."""
+    """Many bodies' demonstrations as one; `actions` and `states` are theirs, normalised."""
     sentences: dict[str | None, int] = {}
     said = []
     for data in sets:
@@ -160,6 +161,13 @@ def joined(
         said.append(numbers[data.sentence])
     counts = np.array([len(data) for data in sets], np.int64)
     widest = max(data.action_space.width for data in sets)
+    ends = [
+        np.zeros((len(data), HINDSIGHT_AXES), np.float32)
+        if data.hindsight is None
+        else Normalizer.fit(data.hindsight, "std").normalize(data.hindsight)
+        for data in sets
+    ]
+    told = np.array([data.hindsight is not None for data in sets])
     extra, seen = [], np.zeros((int(counts.sum()), len(extra_cameras)), np.bool_)
     body = np.repeat(np.arange(len(sets)), counts)
     for i, name in enumerate(extra_cameras):
@@ -180,7 +188,8 @@ def joined(
         action_mask=_padded([data.action_mask for data in sets]),
         axis_mask=np.array([np.arange(widest) < data.action_space.width for data in sets]),
         state=None if states is None else _padded(states),
-        ends=None if ends is None else np.concatenate(list(ends)),
+        ends=np.concatenate(ends) if told.any() else None,
+        ended=told[body],
         sentences=tuple(sentences),
         first=counts.cumsum() - counts,
         counts=counts,

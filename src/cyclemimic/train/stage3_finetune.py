@@ -36,7 +36,7 @@ from cyclemimic.randomness import rng_for
 from cyclemimic.train.demonstrations import DemonstrationData, Moments, joined
 from cyclemimic.train.pictures import Sentences, random_shift
 from cyclemimic.train.trainee import OptimConfig, Trainee
-from cyclemimic.types import CameraSpec
+from cyclemimic.types import CameraSpec, Float32
 
 ADAPTER_FILE = "adapters.safetensors"
 
@@ -125,7 +125,7 @@ class FinetuneStage:
         loss = c.latent_weight * latent + c.action_weight * sum(actions.values(), latent.new_zeros(()))
         terms = {"latent_nll": latent, **actions}
         if batch.hindsight is not None and said.hindsight is not None:
-            terms["hindsight_l1"] = hindsight_loss(said.hindsight, batch.hindsight)
+            terms["hindsight_l1"] = hindsight_loss(said.hindsight, batch.hindsight, batch.hindsight_mask)
             loss = loss + c.hindsight_weight * terms["hindsight_l1"]
         norm = self.trainee.apply(step, loss)
         with torch.no_grad():
@@ -163,6 +163,7 @@ class FinetuneStage:
             action_mask=torch.from_numpy(data.action_mask[index]).to(self.device),
             axis_mask=None if whole else torch.from_numpy(data.axis_mask).to(self.device)[body],
             hindsight=None if data.ends is None else torch.from_numpy(data.ends[index]).to(self.device),
+            hindsight_mask=None if data.ended.all() else torch.from_numpy(data.ended[index]).to(self.device),
         )
 
     def policy(self, embodiment: str | None = None) -> LatentActionPolicy:
@@ -196,14 +197,11 @@ class FinetuneStage:
     def _joined(self) -> Moments:
         """All bodies' moments, normalised."""
         bodies = list(self.bodies.values())
-        told = [d.proprioception for d in self.sets if d.proprioception is not None]
-        norms = [b.proprioception for b in bodies if b.proprioception is not None]
-        ends = [d.hindsight for d in self.sets if d.hindsight is not None]
+        states = [_state(body, data) for body, data in zip(bodies, self.sets, strict=True)]
         return joined(
             self.sets,
-            [body.actions.normalize(d.actions) for body, d in zip(bodies, self.sets, strict=True)],
-            [norm.normalize(state) for norm, state in zip(norms, told, strict=True)] if norms else None,
-            [Normalizer.fit(end, "std").normalize(end) for end in ends] if len(ends) == len(bodies) else None,
+            [body.actions.normalize(data.actions) for body, data in zip(bodies, self.sets, strict=True)],
+            states if any(state.shape[1] for state in states) else None,
             self.config.extra_cameras,
         )
 
@@ -259,6 +257,13 @@ def _body(data: DemonstrationData, config: FinetuneConfig, camera: CameraSpec) -
         proprioception=None if state is None else Normalizer.fit(state, "std"),
         extra_cameras=tuple(own.get(name) for name in config.extra_cameras),
     )
+
+
+def _state(body: BodySpec, data: DemonstrationData) -> Float32:
+    """Proprioception [N, P], normalised; P = 0 where the policy does not look at it."""
+    if body.proprioception is None or data.proprioception is None:
+        return np.zeros((len(data), 0), np.float32)
+    return body.proprioception.normalize(data.proprioception)
 
 
 def _behind_the_reader(pretrained: HeadConfig, own: HeadConfig) -> HeadConfig:
