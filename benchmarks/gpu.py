@@ -23,11 +23,12 @@ import torch
 from torch import Tensor
 
 from cyclemimic.nn.batches import PairBatch
+from cyclemimic.nn.vision import BackboneConfig
 from cyclemimic.policy.network import NetworkConfig
 from cyclemimic.policy.prismatic import PrismaticConfig
 from cyclemimic.tokenizer.buffer import LatentActionBuffer
 from cyclemimic.tokenizer.decoders import PixelDecoderConfig
-from cyclemimic.tokenizer.discriminator import Discriminator, DiscriminatorConfig
+from cyclemimic.tokenizer.discriminator import CriticShape, Discriminator, DiscriminatorConfig
 from cyclemimic.tokenizer.encoder import EncoderConfig
 from cyclemimic.tokenizer.objective import ObjectiveConfig, Ramp, critic_loss, tokenizer_terms
 from cyclemimic.tokenizer.tokenizer import LatentActionTokenizer, TokenizerConfig
@@ -43,7 +44,7 @@ TOKENIZERS: dict[str, tuple[TokenizerConfig, DiscriminatorConfig, int]] = {
     "twelve blocks": (
         TokenizerConfig(
             size_px=64,
-            feature_width=192,
+            backbone=BackboneConfig(width=192),
             decoder="pixel",
             encoder=EncoderConfig(width=384, blocks=12, heads=6, num_tokens=4, code_width=32),
             pixel=PixelDecoderConfig(width=384, blocks=12, heads=6),
@@ -79,7 +80,7 @@ def tokenizer_step(name: str, objective: str, device: str, dtype: torch.dtype | 
     optimizer = adamw(tokenizer, learning_rate=1e-3, weight_decay=0.01)
     critic = buffer = critic_optimizer = None
     if objective == "ac3":
-        critic = Discriminator(critic_config, size_px=config.size_px).to(device)
+        critic = Discriminator(critic_config, CriticShape(size_px=config.size_px)).to(device)
         critic_optimizer = adamw(critic, learning_rate=5e-4, weight_decay=0.0)
         buffer = LatentActionBuffer(num_batches=4, batch_size=count, num_tokens=config.encoder.num_tokens).to(device)
     batch = random_pairs(config, count, device)
@@ -94,7 +95,7 @@ def tokenizer_step(name: str, objective: str, device: str, dtype: torch.dtype | 
         if critic is not None and buffer is not None and critic_optimizer is not None:
             buffer.forget(reset)
             with torch.autocast(device, dtype=dtype, enabled=dtype is not None):
-                loss = critic_loss(critic, terms, terms_config.adversarial)
+                loss = critic_loss(critic, terms.judged, terms_config.adversarial)
             update(critic_optimizer, loss, clip_norm=1.0)
         return norm
 

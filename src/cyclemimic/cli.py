@@ -15,14 +15,16 @@ try:
 
     from cyclemimic.data.sources.film import FilmSource
     from cyclemimic.recipes import demo as demo_recipe
+    from cyclemimic.recipes import dry_run as rehearsal
     from cyclemimic.recipes import judging, stations
-    from cyclemimic.recipes.recipe import Recipe, find_recipe
+    from cyclemimic.recipes.paper import paper
+    from cyclemimic.recipes.recipe import Recipe, RecipeObjective, find_recipe
     from cyclemimic.recipes.tiny import tiny
     from cyclemimic.train.loop import use_threads
 except ModuleNotFoundError as missing:
     sys.exit(f"cyclemimic: {missing.name} is not installed; the command line needs: pip install 'cyclemimic[train]'")
 
-RECIPES = {"tiny": tiny}
+RECIPES = {"tiny": tiny, "paper": paper}
 CACHE = Path("runs/cache")
 
 
@@ -88,17 +90,20 @@ def tokenizer(
     source: str,
     run: Path,
     recipe: str = "tiny",
-    objective: Literal["trunk", "genie", "ac3"] = "ac3",
+    objective: RecipeObjective = "ac3",
     trunk: Path | None = None,
+    backbone: str | None = None,
     steps: int | None = None,
     gap_s: float | None = None,
-    decoder: Literal["motion", "pixel"] | None = None,
+    decoder: str | None = None,
+    change: Literal["pixels", "features", "none"] | None = None,
     bodies: tuple[str, ...] = (),
     seed: int | None = None,
     threads: int = 1,
-    device: str = "cpu",
-    precision: Literal["fp32", "bf16"] = "fp32",
+    device: str | None = None,
+    precision: Literal["fp32", "bf16"] | None = None,
     cache: Path = CACHE,
+    dry_run: Literal["sizes", "step"] | None = None,
 ) -> None:
     """Learn latent actions from video alone. Started again with the same command it goes on where it stopped.
 
@@ -106,20 +111,25 @@ def tokenizer(
         source: where the video lies, such as folder:PATH.
         run: folder for weights, metrics and checkpoints.
         recipe: tiny, or package.module:function.
-        objective: trunk and genie are reconstruction alone; ac3 adds the cycle and the discriminator.
+        objective: trunk and genie are reconstruction alone; ac3 adds the cycle and the discriminator; lapa and
+            univla are the controls of those names.
         trunk: a run to begin from, so that both objectives branch off one; without it one run does both parts.
+        backbone: frozen features: a hub id, a folder, or a run of `cyclemimic tokenizer` whose backbone is taken.
         steps: updates; the recipe's unless given.
         gap_s: seconds between the two frames of a pair.
-        decoder: motion moves what is in the frame, pixel paints.
+        decoder: motion moves what is in the frame, pixel paints, feature predicts features; or package.module:Class.
+        change: what E sees of the change beside both frames.
         bodies: embodiments to learn from; all unless named.
         seed: initialisation and data order.
         threads: of one core each; final weights depend on it.
-        device: cpu, cuda, cuda:1 ...
-        precision: fp32, or bf16 by autocast (for GPUs).
+        device: cpu, cuda, cuda:1 ...; the recipe's unless given.
+        precision: fp32, or bf16 by autocast (for GPUs); the recipe's unless given.
         cache: folder of decoded frames.
+        dry_run: train nothing: print sizes and work, and with `step` take one real step of two pairs of noise.
     """
     found = the_recipe(recipe)
-    config = found.in_one_run(objective) if trunk is None else getattr(found, objective)
+    apart = objective in ("lapa", "univla")
+    config = found.in_one_run(objective) if trunk is None or apart else getattr(found, objective)
     changes = {
         "steps": steps,
         "gap_s": gap_s,
@@ -129,9 +139,16 @@ def tokenizer(
         "precision": precision,
     }
     config = replace(config, **{k: v for k, v in changes.items() if v is not None})
-    if decoder is not None:
-        config = replace(config, tokenizer=replace(config.tokenizer, decoder=decoder))
-    stations.run_tokenizer(stations.open_source(source), config, run, cache_root=cache, bodies=bodies, trunk=trunk)
+    parts = {k: v for k, v in {"decoder": decoder, "change": change}.items() if v is not None}
+    config = replace(config, tokenizer=replace(config.tokenizer, **parts))
+    if dry_run is not None:
+        print(rehearsal.tokenizer_sizes(config).text())
+        if dry_run == "step":
+            print(rehearsal.one_step(config, device="cpu" if device is None else device).text())
+        return
+    stations.run_tokenizer(
+        stations.open_source(source), config, run, cache_root=cache, bodies=bodies, trunk=trunk, backbone=backbone
+    )
     print(f"tokenizer in {run}")
 
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from cyclemimic.tokenizer import ac3, buffer, objective
-from cyclemimic.tokenizer.discriminator import Discriminator, DiscriminatorConfig
+from cyclemimic.tokenizer.discriminator import CriticShape, Discriminator, DiscriminatorConfig
 from tests.architecture.test_paper_md import paper_rows
 from tests.paper import test_ac3 as ac3_claims
 from tests.paper.small import SIZE_PX, has_gradient, small_batch, small_buffer, small_critic, small_tokenizer
+from tests.paper.test_objective import REBUILT
 
 # What a broken claim raises: a failed assertion, or torch's refusal to differentiate what was detached.
 NOTICED = (AssertionError, RuntimeError)
@@ -89,9 +90,9 @@ def test_the_cycle_acts_on_unrelated_frames(monkeypatch):
     seen = {}
     true = objective.run_cycle
 
-    def spy(tokenizer, frames, stream, drawn, config, generator):
-        seen.update(frames=frames, stream=stream, drawn=drawn)
-        return true(tokenizer, frames, stream, drawn, config, generator)
+    def spy(tokenizer, scene, stream, drawn, config, generator):
+        seen.update(frames=scene.frames, stream=stream, drawn=drawn)
+        return true(tokenizer, scene, stream, drawn, config, generator)
 
     monkeypatch.setattr(objective, "run_cycle", spy)
     tokenizer, batch, _ = one_update(small_critic())
@@ -99,20 +100,21 @@ def test_the_cycle_acts_on_unrelated_frames(monkeypatch):
     assert torch.equal(same.sum(0), torch.ones(len(batch), dtype=torch.int64))
     assert torch.equal(same.sum(1), torch.ones(len(batch), dtype=torch.int64))
     assert same.diagonal().sum() < len(batch) / 2
-    for used, own in zip(seen["stream"].memory, tokenizer.watch(seen["frames"]).memory, strict=True):
+    for used, own in zip(seen["stream"].memory, tokenizer.watch(tokenizer.see(seen["frames"])).memory, strict=True):
         torch.testing.assert_close(used, own)
 
 
 class JudgesCycledFramesOnly(Discriminator):
-    """Looks at the second half of what it is given: D(o_c, z_s)."""
+    """Looks at the end of what it is given: D(o_c, z_s)."""
 
-    def forward(self, frames):
-        return super().forward(frames[len(frames) // 2 :])
+    def forward(self, later, now):
+        cycled = slice(REBUILT, None)
+        return super().forward(later.take(cycled), now.take(cycled))
 
 
 def cycled_frames_alone_teach_the_decoder():
     torch.manual_seed(1)
-    critic = JudgesCycledFramesOnly(DiscriminatorConfig(width=16, blocks=1, heads=2), size_px=SIZE_PX)
+    critic = JudgesCycledFramesOnly(DiscriminatorConfig(width=16, blocks=1, heads=2), CriticShape(size_px=SIZE_PX))
     tokenizer, _, terms = one_update(critic)
     terms.losses["discriminator"].backward()
     assert has_gradient(tokenizer.decoder)
@@ -125,7 +127,7 @@ def test_cycled_frames_detached_from_the_decoder_are_noticed(monkeypatch):
 
     def wrong(*arguments):
         cycle = true(*arguments)
-        return dataclasses.replace(cycle, generated=cycle.generated.detach())
+        return dataclasses.replace(cycle, generated=cycle.generated.detached())
 
     monkeypatch.setattr(objective, "run_cycle", wrong)
     with pytest.raises(NOTICED):

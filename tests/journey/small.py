@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+from cyclemimic.nn.vision import BackboneConfig
 from cyclemimic.policy.action_heads import HeadConfig
 from cyclemimic.policy.network import NetworkConfig
 from cyclemimic.policy.prismatic import PrismaticConfig
@@ -41,7 +42,7 @@ def recipe() -> Recipe:
     trunk = TokenizerTraining(
         tokenizer=TokenizerConfig(
             size_px=16,
-            feature_width=12,
+            backbone=BackboneConfig(width=12),
             encoder=EncoderConfig(width=16, heads=2, code_width=6),
             quantizer=QuantizerConfig(num_codes=7, reset_after=4),
             motion=MotionDecoderConfig(width=8),

@@ -7,7 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from cyclemimic.tokenizer.ac3 import AC3Config, corrupt, cycle_loss, run_cycle, scale_gradient
-from tests.paper.small import BATCH, CODES, TOKENS, has_gradient, small_batch, small_tokenizer
+from cyclemimic.tokenizer.decoders import Decoded
+from tests.paper.small import BATCH, CODES, TOKENS, has_gradient, picture, small_batch, small_tokenizer
 
 PLAIN = AC3Config(noise=0.0, blur=False, temperature=1.0, gradient_into_decoder=1.0)
 
@@ -18,7 +19,8 @@ def drawn_codes():
 
 def turn(tokenizer, batch, config=PLAIN, drawn=None):
     drawn = drawn_codes() if drawn is None else drawn
-    return run_cycle(tokenizer, batch.now, tokenizer.watch(batch.now), drawn, config, torch.Generator().manual_seed(0))
+    scene = tokenizer.see(batch.now)
+    return run_cycle(tokenizer, scene, tokenizer.watch(scene), drawn, config, torch.Generator().manual_seed(0))
 
 
 def test_loss_equals_an_independent_vq_library():
@@ -55,18 +57,17 @@ def test_a_perfect_pair_of_encoder_and_decoder_pays_nothing_through_the_whole_cy
     width = tokenizer.quantizer.codebook.shape[1]
 
     class Writer(torch.nn.Module):
-        def forward(self, now, vectors):
-            from cyclemimic.tokenizer.decoders import Decoded
+        draws = True
 
+        def forward(self, now, vectors, words=None):
             flat = vectors.flatten(1)
-            frames = now.flatten(1).clone()
+            frames = now.frames.flatten(1).clone()
             frames[:, : flat.shape[1]] = flat
-            return Decoded(frames=frames.view_as(now), painted=torch.zeros(len(now)))
+            return Decoded(scene=picture(frames.view_as(now.frames)), painted=torch.zeros(len(now)))
 
     tokenizer.decoder = Writer()
-    tokenizer.read = lambda stream, now, later, batch_statistics: later.flatten(1)[:, : TOKENS * width].view(
-        -1, TOKENS, width
-    )
+    tokenizer.read = lambda stream, now, later: later.frames.flatten(1)[:, : TOKENS * width].view(-1, TOKENS, width)
+    tokenizer.embed = lambda said, batch_statistics: said
     cycle = turn(tokenizer, batch, AC3Config(noise=0.0, blur=False, temperature=0.02))
     assert cycle.recovered == 1
     assert cycle.loss < 1e-2
@@ -79,7 +80,9 @@ def test_shared_stream_gives_the_loss_and_gradients_of_a_separate_encoding():
     shared = {n: p.grad.clone() for n, p in tokenizer.named_parameters() if p.grad is not None}
     tokenizer.zero_grad()
     generated = tokenizer.act_out(batch.now, drawn_codes())
-    embedding = tokenizer.read(tokenizer.watch(batch.now), batch.now, generated, batch_statistics=False)
+    scene = tokenizer.see(batch.now)
+    said = tokenizer.read(tokenizer.watch(scene), scene, picture(generated))
+    embedding = tokenizer.embed(said, batch_statistics=False)
     loss = cycle_loss(embedding, drawn_codes(), tokenizer.quantizer, PLAIN)
     loss.backward()
     torch.testing.assert_close(loss, cycle.loss)
@@ -134,6 +137,6 @@ def test_squared_distance_is_an_option():
 def test_corruption_spoils_fine_patterns_and_is_a_function_of_its_generator():
     frames = torch.rand(6, 3, 16, 16)
     config = AC3Config(noise=0.05, blur=True)
-    one = corrupt(frames, config, torch.Generator().manual_seed(1))
-    assert torch.equal(one, corrupt(frames, config, torch.Generator().manual_seed(1)))
-    assert (one[:3] - frames[:3]).square().mean() > (one[3:] - frames[3:]).square().mean()
+    one = corrupt(picture(frames), config, torch.Generator().manual_seed(1)).frames
+    assert torch.equal(one, corrupt(picture(frames), config, torch.Generator().manual_seed(1)).frames)
+    assert (one[::2] - frames[::2]).square().mean() > (one[1::2] - frames[1::2]).square().mean()

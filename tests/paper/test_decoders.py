@@ -6,14 +6,14 @@ from torch.nn import functional as F
 
 from cyclemimic.nn.vision import coordinates
 from cyclemimic.tokenizer.decoders import MotionDecoder, MotionDecoderConfig
-from tests.paper.small import CODE_WIDTH, SIZE_PX, TOKENS, small_batch, small_config, small_tokenizer
+from tests.paper.small import CODE_WIDTH, SHAPE, SIZE_PX, TOKENS, picture, small_batch, small_config, small_tokenizer
 
 KINDS = ["free", "factorised"]
 
 
 def motion(kind):
     torch.manual_seed(0)
-    return MotionDecoder(MotionDecoderConfig(kind=kind, width=8), num_tokens=TOKENS, code_width=CODE_WIDTH)
+    return MotionDecoder(MotionDecoderConfig(kind=kind, width=8), SHAPE)
 
 
 @pytest.mark.parametrize("decoder", ["motion", "pixel"])
@@ -22,7 +22,7 @@ def test_frames_of_the_same_size_that_depend_on_the_latent_action(decoder):
     if decoder == "pixel":
         torch.nn.init.normal_(tokenizer.decoder.out.weight)
     vectors = torch.randn(len(batch), TOKENS, CODE_WIDTH)
-    one, other = tokenizer.decode(batch.now, vectors).frames, tokenizer.decode(batch.now, -vectors).frames
+    one, other = (tokenizer.decode(picture(batch.now), v).frames for v in (vectors, -vectors))
     assert one.shape == batch.now.shape
     assert not torch.allclose(one, other, atol=1e-4)
 
@@ -30,7 +30,7 @@ def test_frames_of_the_same_size_that_depend_on_the_latent_action(decoder):
 def test_pixel_decoder_begins_as_a_copy():
     tokenizer, batch = small_tokenizer(decoder="pixel"), small_batch()
     vectors = torch.randn(len(batch), TOKENS, CODE_WIDTH)
-    torch.testing.assert_close(tokenizer.decode(batch.now, vectors).frames, batch.now)
+    torch.testing.assert_close(tokenizer.decode(picture(batch.now), vectors).frames, batch.now)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -39,7 +39,7 @@ def test_without_paint_every_colour_comes_from_the_frame(kind):
     with torch.no_grad():
         decoder.out.bias[-4] = -40.0  # the mask's plane: nothing is painted
     now = torch.rand(5, 3, SIZE_PX, SIZE_PX) * 0.3 + 0.2
-    decoded = decoder(now, torch.randn(5, TOKENS, CODE_WIDTH))
+    decoded = decoder(picture(now), torch.randn(5, TOKENS, CODE_WIDTH))
     assert decoded.painted.max() < 1e-6
     assert decoded.frames.amin() >= now.amin() - 1e-5
     assert decoded.frames.amax() <= now.amax() + 1e-5

@@ -4,7 +4,12 @@ import pytest
 import torch
 
 from cyclemimic.tokenizer.discriminator import Judgement, discriminator_loss, frozen, realism_loss
-from tests.paper.small import BATCH, SIZE_PX, has_gradient, small_critic
+from tests.paper.small import BATCH, SIZE_PX, has_gradient, picture, small_critic
+
+
+def frames(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return picture(torch.rand(BATCH, 3, SIZE_PX, SIZE_PX, generator=generator))
 
 
 def judgement(seed):
@@ -13,13 +18,15 @@ def judgement(seed):
 
 
 def test_one_logit_per_patch_and_one_per_frame():
-    judged = small_critic()(torch.rand(BATCH, 3, SIZE_PX, SIZE_PX))
+    judged = small_critic()(frames(), frames())
     assert judged.local.shape == (BATCH, (SIZE_PX // 4) ** 2)
     assert judged.whole.shape == (BATCH,)
 
 
-def test_pairs_are_judged_with_six_channels():
-    assert small_critic(judges_pairs=True)(torch.rand(BATCH, 6, SIZE_PX, SIZE_PX)).whole.shape == (BATCH,)
+def test_pairs_are_judged_beside_the_frame_now():
+    critic, later = small_critic(judges_pairs=True), frames()
+    one, other = critic(later, frames(1)), critic(later, frames(2))
+    assert one.whole.shape == (BATCH,) and not torch.allclose(one.whole, other.whole)
 
 
 def test_printed_losses_equal_the_formula():
@@ -63,9 +70,9 @@ def test_local_and_global_logits_both_count(part):
 
 
 def test_frozen_critic_passes_gradient_to_the_frame_but_keeps_none():
-    critic, frames = small_critic(), torch.rand(BATCH, 3, SIZE_PX, SIZE_PX, requires_grad=True)
+    critic, pixels = small_critic(), torch.rand(BATCH, 3, SIZE_PX, SIZE_PX, requires_grad=True)
     with frozen(critic):
-        realism_loss(critic(frames), "logistic").backward()
-    assert frames.grad.abs().sum() > 0
+        realism_loss(critic(picture(pixels), picture(pixels.detach())), "logistic").backward()
+    assert pixels.grad.abs().sum() > 0
     assert not has_gradient(critic)
     assert all(p.requires_grad for p in critic.parameters())

@@ -19,8 +19,9 @@ def test_what_happens_later_cannot_change_the_stream_of_the_frame_now():
     tokenizer, batch = small_tokenizer(), small_batch()
     now = batch.now.clone().requires_grad_()
     later = batch.later.clone().requires_grad_()
-    stream = tokenizer.watch(now)
-    tokenizer.read(stream, now, later, batch_statistics=False)
+    scene = tokenizer.see(now)
+    stream = tokenizer.watch(scene)
+    tokenizer.read(stream, scene, tokenizer.see(later))
     total = sum(k.sum() + v.sum() for k, v in stream.memory)
     grad_now, grad_later = torch.autograd.grad(total, [now, later], allow_unused=True)
     assert grad_now.abs().sum() > 0
@@ -30,7 +31,10 @@ def test_what_happens_later_cannot_change_the_stream_of_the_frame_now():
 def test_both_frames_reach_the_embedding():
     tokenizer, batch = small_tokenizer(change="none"), small_batch()
     now, later = batch.now.clone().requires_grad_(), batch.later.clone().requires_grad_()
-    embedding = tokenizer.read(tokenizer.watch(now), now, later, batch_statistics=False)
+    scene = tokenizer.see(now)
+    embedding = tokenizer.embed(
+        tokenizer.read(tokenizer.watch(scene), scene, tokenizer.see(later)), batch_statistics=False
+    )
     for grad in torch.autograd.grad(embedding.square().sum() + embedding[..., 0].sum(), [now, later]):
         assert grad.abs().sum() > 0
 

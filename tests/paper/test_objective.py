@@ -11,7 +11,9 @@ from cyclemimic.tokenizer.objective import (
     reconstruction_loss,
     tokenizer_terms,
 )
-from tests.paper.small import BATCH, has_gradient, small_batch, small_buffer, small_critic, small_tokenizer
+from tests.paper.small import BATCH, has_gradient, picture, small_batch, small_buffer, small_critic, small_tokenizer
+
+REBUILT = len(range(0, BATCH, 4))  # how many of the judged frames are D(o_t, z_t)
 
 ON = Ramp(weight=0.5)
 OFF = Ramp(weight=0.5, start=1.0)
@@ -51,15 +53,16 @@ def test_genie_is_the_same_objective_without_cycle_and_discriminator():
     _, _, genie = evaluate("genie")
     _, _, ac3 = evaluate("ac3")
     assert set(genie.losses) == {"reconstruction", "commitment", "entropy", "painted"}
-    assert genie.real is None and genie.fake is None
+    assert genie.judged is None
     for name in genie.losses:
         torch.testing.assert_close(genie.losses[name], ac3.losses[name])
 
 
 def test_reconstruction_of_one_is_copying():
     batch = small_batch()
-    torch.testing.assert_close(reconstruction_loss(batch.now, batch), torch.tensor(1.0))
-    assert reconstruction_loss(batch.later, batch) == 0
+    now, later = picture(batch.now), picture(batch.later)
+    torch.testing.assert_close(reconstruction_loss(now, now, later), torch.tensor(1.0))
+    assert reconstruction_loss(later, now, later) == 0
 
 
 def test_ramp_is_zero_then_linear_then_flat():
@@ -79,17 +82,17 @@ def test_realism_teaches_the_decoder_alone():
 def test_realism_reaches_the_decoder_through_generated_frames_too():
     """Mutant: discriminator detached. The gradient on D must come from D(o_c, z_s) as well as from D(o_t, z_t)."""
     tokenizer, _, terms = evaluate()
-    fake = terms.fake
+    fake = terms.judged.fake.frames
     (gradient,) = torch.autograd.grad(terms.losses["discriminator"], fake, retain_graph=True)
-    assert gradient[: BATCH // 4].abs().sum() > 0
-    assert gradient[BATCH // 4 :].abs().sum() > 0
+    assert gradient[:REBUILT].abs().sum() > 0
+    assert gradient[REBUILT:].abs().sum() > 0
     terms.losses["discriminator"].backward()
     assert has_gradient(tokenizer.decoder)
 
 
 def test_critic_learns_and_the_tokenizer_does_not():
     tokenizer, critic, terms = evaluate()
-    critic_loss(critic, terms, "logistic").backward()
+    critic_loss(critic, terms.judged, "logistic").backward()
     assert has_gradient(critic)
     assert not has_gradient(tokenizer)
 
@@ -102,20 +105,20 @@ def test_reconstruction_teaches_both_encoder_and_decoder():
 
 
 def test_half_of_the_judged_frames_are_cycled_ones():
-    some = BATCH // 4
-    _, _, terms = evaluate()
-    assert len(terms.fake) == len(terms.real) == 2 * some
-    _, _, before = evaluate(cycle=OFF)
-    assert len(before.fake) == len(before.real) == some
-    torch.testing.assert_close(terms.fake[:some], before.fake)
+    batch = small_batch(size=8)
+    _, _, terms = evaluate(batch=batch)
+    assert len(terms.judged.fake) == len(terms.judged.real) == 4
+    _, _, before = evaluate(cycle=OFF, batch=batch)
+    assert len(before.judged.fake) == len(before.judged.real) == 2
+    torch.testing.assert_close(terms.judged.fake.frames[:2], before.judged.fake.frames)
+    torch.testing.assert_close(terms.judged.real.frames, batch.later[1::2])
 
 
 def test_pairs_are_judged_beside_the_frame_that_they_follow():
-    batch, some = small_batch(), BATCH // 4
+    batch = small_batch()
     _, _, terms = evaluate(critic=small_critic(judges_pairs=True), batch=batch)
-    assert terms.fake.shape[1] == 6
-    torch.testing.assert_close(terms.real, torch.cat([batch.now, batch.later], 1)[-2 * some :])
-    torch.testing.assert_close(terms.fake[:some, :3], batch.now[:some])
+    torch.testing.assert_close(terms.judged.real_now.frames, batch.now[1::2])
+    torch.testing.assert_close(terms.judged.fake_now.frames[:REBUILT], batch.now[::4])
 
 
 def test_every_batch_enters_the_buffer_before_drawing():

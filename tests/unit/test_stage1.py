@@ -20,7 +20,7 @@ class Pairs:
         rng = np.random.default_rng(step)
         now, later = rng.integers(0, 255, (2, BATCH, SIZE_PX, SIZE_PX, 3), np.uint8)
         zeros = np.zeros(BATCH, np.int64)
-        return PairArrays(now=now, later=later, body=zeros, clip=zeros, frame=zeros)
+        return PairArrays(now=now, later=later, body=zeros, clip=zeros, frame=zeros, pair=zeros)
 
 
 def stage(**changes):

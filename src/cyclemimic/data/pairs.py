@@ -34,8 +34,16 @@ def gap_in_frames(gap_s: float, fps: float) -> int:
     return max(1, int(gap_s * fps + 0.5))
 
 
-def valid_pairs(clips: Sequence[ClipInfo], gap_s: float) -> PairIndex:
-    """Every pair of frames `gap_s` seconds apart, none across a clip's edge.
+def valid_pairs(
+    clips: Sequence[ClipInfo], gap_s: float, *, reach: int = 1, cuts: Sequence[Int64] | None = None
+) -> PairIndex:
+    """Every pair of frames `gap_s` seconds apart, none across a clip's edge or a cut.
+
+    Args:
+        clips: where the frames lie.
+        gap_s: H [s].
+        reach: how many gaps must fit behind `now`; 2 for triplets, whose last frame is t + 2 H.
+        cuts: per clip the frames with which a new shot begins, ascending; None: no cuts.
 
     Raises:
         InputError: `gap_s` is not above 0, a clip's rate is not, or no clip is long enough.
@@ -48,22 +56,40 @@ def valid_pairs(clips: Sequence[ClipInfo], gap_s: float) -> PairIndex:
             raise InputError(f"clip {clip.name!r}", expected="a frame rate above 0", got=got, remedy=remedy)
     gap = np.array([gap_in_frames(gap_s, c.fps) for c in clips], np.int64)
     lengths = np.array([c.num_frames for c in clips], np.int64)
-    counts = np.maximum(lengths - gap, 0)
+    counts = np.maximum(lengths - reach * gap, 0)
+    clip_of = np.repeat(np.arange(len(clips), dtype=np.int64), counts)
+    now = np.arange(len(clip_of), dtype=np.int64) - (np.cumsum(counts) - counts)[clip_of]
+    if cuts is not None:
+        shot, first = _shots(lengths, cuts), np.cumsum(lengths) - lengths
+        row = first[clip_of] + now
+        whole = shot[row] == shot[row + reach * gap[clip_of]]
+        clip_of, now = clip_of[whole], now[whole]
+    have = np.bincount(clip_of, minlength=len(clips))
     skipped = tuple(
-        SkippedClip(name=c.name, reason=f"{c.num_frames} frames, but a gap of {gap_s} s needs {int(h) + 1}")
-        for c, h, n in zip(clips, gap, counts, strict=True)
-        if n == 0
+        SkippedClip(name=c.name, reason=_too_short(c, gap_s, reach * int(h) + 1, cut_up=n > 0))
+        for c, h, n, left in zip(clips, gap, counts, have, strict=True)
+        if left == 0
     )
-    total = int(counts.sum())
-    if total == 0:
+    if len(now) == 0:
         longest = max((c.num_frames / c.fps for c in clips), default=0.0)
         raise InputError(
             "gap_s",
-            expected=f"clips longer than {gap_s} s",
+            expected=f"clips longer than {reach * gap_s} s" + (" between two cuts" if cuts is not None else ""),
             got=f"{len(clips)} clips, the longest {longest:.2f} s",
             remedy="Give a smaller gap, or longer clips.",
         )
-    clip_of = np.repeat(np.arange(len(clips), dtype=np.int64), counts)
-    first = np.cumsum(counts) - counts
-    now = np.arange(total, dtype=np.int64) - first[clip_of]
     return PairIndex(clip=clip_of, now=now, later=now + gap[clip_of], gap_frames=gap, skipped=skipped)
+
+
+def _shots(lengths: Int64, cuts: Sequence[Int64]) -> Int64:
+    """The number of its shot for every frame of every clip, clip after clip."""
+    begins = np.zeros(int(lengths.sum()), np.int64)
+    for first, cut in zip(np.cumsum(lengths) - lengths, cuts, strict=True):
+        begins[first + cut] = 1
+    return np.cumsum(begins)
+
+
+def _too_short(clip: ClipInfo, gap_s: float, needed: int, *, cut_up: bool) -> str:
+    if cut_up:
+        return f"every pair of frames {gap_s} s apart lies across a cut"
+    return f"{clip.num_frames} frames, but a gap of {gap_s} s needs {needed}"

@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cyclemimic.evaluate.judge import JudgeReport
-from cyclemimic.evaluate.quality import Quality, References
+from cyclemimic.evaluate.quality import Quality
 from cyclemimic.evaluate.statistics import SuccessRow
+from cyclemimic.evaluate.transfer import References
 
 AC3_TERMS = ("cycle", "discriminator")
 TERMS = ("reconstruction", *AC3_TERMS)
@@ -98,19 +99,19 @@ class Summary:
     def table(self) -> str:
         """The run on a terminal: quality beside its references, then success."""
         names = list(self.quality)
-        lines = [f"{'latent actions':28}" + "".join(f"{n:>10}" for n in names)]
+        lines = [f"{'latent actions':32}" + "".join(f"{n:>10}" for n in names)]
         for key in next(iter(self.quality.values())).row() if names else ():
             values = [self.quality[n].row()[key] for n in names]
             if key != "judge_refused":
-                lines.append(f"  {key:26}" + "".join(f"{number(v):>10}" for v in values))
+                lines.append(f"  {key:30}" + "".join(f"{number(v):>10}" for v in values))
         if self.judge.refused:
             lines.append(f"  transfer is REFUSED: {self.judge.reason}")
         lines.append("references: transfer cosine")
         for name, score in self.references.row().items():
-            lines.append(f"  {name:26}{number(score['transfer_cosine']):>10}")
+            lines.append(f"  {name:30}{number(score['transfer_cosine']):>10}")
         lines.append(f"judge: R2 {self.judge.r2:.3f}, under blur {self.judge.r2_blurred:.3f}")
-        lines.append(f"{'success':28}")
-        lines += [f"  {name:26}{row}" for name, row in self.success.items()]
+        lines.append(f"{'success':32}")
+        lines += [f"  {name:30}{row}" for name, row in self.success.items()]
         for term in self.inert_terms():
             lines.append(f"INERT: the term {term!r} did nothing")
         lines.append(f"{self.seconds:.0f} s, {self.cpu_ms_per_pair:.2f} CPU ms per pair. {self.report}")

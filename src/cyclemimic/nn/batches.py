@@ -1,7 +1,7 @@
 """The torch twins of types.py: what one training step takes and gives. Pixels are float32 in [0, 1], channels first.
 
 Letters in shapes: B batch, H W picture, N patches, C channels, L tokens of a latent action, D code width,
-W words, P proprioception axes, S steps of a chunk, A action axes.
+W words, P proprioception axes, S steps of a chunk, A action axes, h w grid of the optical flow.
 """
 
 from __future__ import annotations
@@ -26,6 +26,11 @@ class PairBatch:
     now: Tensor  # [B, 3, H, W]
     later: Tensor  # [B, 3, H, W]
     body: Tensor  # [B] int64, index into the mixture's list of embodiments
+    latest: Tensor | None = None  # [B, 3, H, W], o_t+2H, where triplets are asked for
+    flow: Tensor | None = None  # [B, 2, h, w], where each place of o_t+H was in o_t, in units of half the picture
+    words: Tensor | None = None  # [B, W] int64, hashed words of the sentence, 0 behind them
+    action: Tensor | None = None  # [B, A], the true motion, normalised, where it is known
+    action_known: Tensor | None = None  # [B] bool
 
     def __len__(self) -> int:
         return self.now.shape[0]
@@ -41,9 +46,53 @@ class Features:
     def __sub__(self, other: Features) -> Features:
         return Features(patches=self.patches - other.patches, grid=self.grid)
 
-    def take(self, index: Tensor) -> Features:
+    def take(self, index: Tensor | slice) -> Features:
         """The features of the frames that `index` [B'] names."""
         return Features(patches=self.patches[index], grid=self.grid)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """One moment of B clips as D and E know it: pixels, patch features, or both."""
+
+    frames: Tensor | None = None  # [B, 3, H, W]
+    features: Features | None = None
+
+    def __len__(self) -> int:
+        return len(self.signal)
+
+    @property
+    def signal(self) -> Tensor:
+        """What there is: the pixels, or where there are none the patch features [B, N, C]."""
+        if self.frames is not None:
+            return self.frames
+        assert self.features is not None, "a scene holds pixels or features"
+        return self.features.patches
+
+    def take(self, index: Tensor | slice) -> Scene:
+        """The scenes that `index` [B'] names."""
+        return Scene(
+            frames=None if self.frames is None else self.frames[index],
+            features=None if self.features is None else self.features.take(index),
+        )
+
+    def joined(self, other: Scene) -> Scene:
+        """These scenes and then the others, as far as both know them."""
+        frames, features = None, None
+        if self.frames is not None and other.frames is not None:
+            frames = torch.cat([self.frames, other.frames])
+        if self.features is not None and other.features is not None:
+            patches = torch.cat([self.features.patches, other.features.patches])
+            features = Features(patches=patches, grid=self.features.grid)
+        return Scene(frames=frames, features=features)
+
+    def detached(self) -> Scene:
+        """The same scenes; whoever looks at them teaches nobody who made them."""
+        # The gradient of the one who looks stops: Psi must not teach D how to be found out.
+        features = self.features
+        if features is not None:
+            features = Features(patches=features.patches.detach(), grid=features.grid)
+        return Scene(frames=None if self.frames is None else self.frames.detach(), features=features)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +102,7 @@ class LatentBatch:
     embedding: Tensor  # [B, L, D], z^e
     vectors: Tensor  # [B, L, D], z^q; carries the straight-through gradient
     codes: Tensor  # [B, L] int64
+    given: Tensor | None = None  # [B, G, D], vectors of an earlier stage's tokens, where there are any
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -81,14 +81,15 @@ class SpatioTemporalBlock(nn.Module):
         )
         self.norm3, self.mlp = nn.LayerNorm(width), MLP(width)
 
-    def now(self, x: Tensor, read: int | None = None) -> tuple[Tensor, KeyValue]:
+    def now(self, x: Tensor, read: int | None = None, *, finish: bool = True) -> tuple[Tensor, KeyValue]:
         """The frame now [B, T, C]; returns its tokens and the keys and values that a later frame will look at.
 
         With `read`, only the first `read` tokens are computed: enough for the last block, whose others nobody reads.
+        Without `finish` the tokens are of no use: the last block's, where only the later frame's are read out.
         """
         x = x[:, :read] + self.spatial(self.norm1(x), read)
         _, key, value = self.qkv(self.norm2(x)).chunk(3, dim=-1)
-        if read is not None:
+        if not finish:
             return x, (key, value)
         x = x + self.out(value)
         return x + self.mlp(self.norm3(x)), (key, value)

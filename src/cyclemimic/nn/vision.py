@@ -1,25 +1,61 @@
-"""Frames to patch features: the Protocol of feature backbones, and the convolutional twin of the tiny recipe."""
+"""Frames to patch features: the Protocol of feature backbones, the convolutional one, and how one is chosen."""
 
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cyclemimic.names import named
 from cyclemimic.nn.batches import Features
 
 
+@dataclass(frozen=True, kw_only=True)
+class BackboneConfig:
+    """Which feature backbone, and whether it learns.
+
+    Args:
+        kind: conv (random weights, from this package), pretrained (DINOv2, DINOv3, SigLIP, V-JEPA 2), or
+            package.module:Class, which is called with this configuration.
+        trainable: False freezes it; gradients still pass through to its input.
+        width: C, of `conv`.
+        stride_px: of `conv`.
+        name: of `pretrained`: a hub id or a folder.
+        layer: of `pretrained`: how many blocks are run; None is all of them.
+        input_px: of `pretrained`: side to which frames are resized; None takes them as they come.
+    """
+
+    kind: str = "conv"
+    trainable: bool = True
+    width: int = 48
+    stride_px: int = 4
+    name: str = ""
+    layer: int | None = None
+    input_px: int | None = None
+
+
 class FeatureBackbone(Protocol):
-    """Frames [B, 3, H, W] in [0, 1] to patch features; differentiable in its input even where it is frozen."""
+    """Frames [B, 3, H, W] in [0, 1] to patch features; differentiable in its input even where it is frozen.
+
+    A backbone may resize frames before it cuts them into patches, so the grid comes from `grid_for`, not from
+    H / stride_px.
+    """
 
     width: int  # C, channels of a patch feature
-    stride_px: int  # side of the square of pixels that one patch stands for
+    stride_px: int  # side of a patch in the picture that the backbone itself works on
+
+    def grid_for(self, size_px: int | tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of the features of frames of `size_px`: a square's side, or (height, width)."""
+        ...
 
     def __call__(self, frames: Tensor) -> Features:
-        """Features [B, N, C] on a grid of H / stride_px rows and W / stride_px columns."""
+        """Features [B, N, C] on the grid that `grid_for` gives for (H, W)."""
         ...
 
 
@@ -45,6 +81,11 @@ class ConvStem(nn.Module):
         )
         self.mix = nn.Conv2d(width, width, 3, padding=1)
 
+    def grid_for(self, size_px: int | tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of the features of frames of `size_px`: a square's side, or (height, width)."""
+        height_px, width_px = height_and_width(size_px)
+        return math.ceil(height_px / self.stride_px), math.ceil(width_px / self.stride_px)
+
     def forward(self, frames: Tensor) -> Features:
         """[B, channels, H, W] -> patches [B, N, C]."""
         x = torch.cat([frames * 2 - 1, coordinates(frames)], dim=1)
@@ -52,6 +93,34 @@ class ConvStem(nn.Module):
             x = F.gelu(convolution(x))
         x = x + self.mix(x)
         return Features(patches=x.flatten(2).transpose(1, 2), grid=(x.shape[2], x.shape[3]))
+
+
+def height_and_width(size_px: int | tuple[int, int]) -> tuple[int, int]:
+    """A square's side, or (height, width), as (height, width)."""
+    return size_px if isinstance(size_px, tuple) else (size_px, size_px)
+
+
+def _pretrained(config: BackboneConfig) -> nn.Module:
+    # Here and not above: `transformers` takes seconds to import.
+    from cyclemimic.nn.pretrained import PretrainedBackbone, PretrainedBackboneConfig
+
+    return PretrainedBackbone.load(
+        PretrainedBackboneConfig(name=config.name, layer=config.layer, input_px=config.input_px)
+    )
+
+
+BACKBONES: dict[str, Callable[[BackboneConfig], nn.Module]] = {
+    "conv": lambda config: ConvStem(config.width, config.stride_px),
+    "pretrained": _pretrained,
+}
+
+
+def build_backbone(config: BackboneConfig) -> nn.Module:
+    """The feature backbone that `config` names; frozen where it says so. Meets `FeatureBackbone`."""
+    backbone = named("BackboneConfig.kind", config.kind, BACKBONES)(config)
+    if not config.trainable:
+        backbone.requires_grad_(False)
+    return backbone
 
 
 def coordinates(frames: Tensor) -> Tensor:

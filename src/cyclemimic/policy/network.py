@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from cyclemimic.errors import InputError
 from cyclemimic.names import named
 from cyclemimic.nn.batches import ObservationBatch
+from cyclemimic.nn.vit_families import VitSize
 from cyclemimic.policy.action_heads import (
     ActionHead,
     ActQueryHead,
@@ -32,7 +33,7 @@ from cyclemimic.policy.bins import BinsHead
 from cyclemimic.policy.latent_policy import LatentPolicy
 from cyclemimic.policy.prismatic import PrismaticBackbone, PrismaticConfig
 from cyclemimic.policy.reader import CodeReadout, SteeredReader
-from cyclemimic.policy.towers import ConvTowerConfig, PrismaticVisionConfig, VitSize
+from cyclemimic.policy.towers import ConvTowerConfig, PrismaticVisionConfig
 from cyclemimic.policy.vocabulary import NUM_SPECIAL, Vocabulary
 from cyclemimic.randomness import entropy_for
 from cyclemimic.store.weights import load_tensors, save_tensors

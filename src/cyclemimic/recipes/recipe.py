@@ -8,10 +8,13 @@ from typing import Literal
 
 from cyclemimic.errors import InputError
 from cyclemimic.names import named
+from cyclemimic.recipes.objectives import as_lapa
 from cyclemimic.tokenizer.objective import Ramp
 from cyclemimic.train.stage1_tokenizer import TokenizerTraining
 from cyclemimic.train.stage2_pretrain import PretrainConfig
 from cyclemimic.train.stage3_finetune import FinetuneConfig
+
+RecipeObjective = Literal["trunk", "genie", "lapa", "univla", "ac3"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +35,18 @@ class Recipe:
     pretrain: PretrainConfig
     finetune: FinetuneConfig
 
-    def in_one_run(self, objective: Literal["trunk", "genie", "ac3"]) -> TokenizerTraining:
-        """Trunk and branch as one run from random weights: AC3 comes as late and as gently as behind a trunk."""
+    def in_one_run(self, objective: RecipeObjective) -> TokenizerTraining:
+        """Trunk and branch as one run from random weights: AC3 comes as late and as gently as behind a trunk.
+
+        `lapa` and `univla` take as many steps; `univla` is given as a whole and cut in two stages when it is run.
+        """
         if objective == "trunk":
             return self.trunk
+        if objective in ("lapa", "univla"):
+            alone = self.in_one_run("genie")
+            if objective == "lapa":
+                return as_lapa(alone)
+            return replace(alone, objective=replace(alone.objective, objective="univla"))
         branch: TokenizerTraining = getattr(self, objective)
         steps = self.trunk.steps + branch.steps
 

@@ -8,17 +8,24 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cyclemimic.data.cache import build_cache, source_hash
+from cyclemimic.data.flow import build_flow
 from cyclemimic.data.loader import PairLoader, split_clips
 from cyclemimic.data.sources.film import FilmSource
 from cyclemimic.data.sources.folder import FolderSource
+from cyclemimic.data.true_actions import TrueActions
 from cyclemimic.data.writers.film import FilmReport, film
 from cyclemimic.errors import InputError, did_you_mean
+from cyclemimic.nn.words import WordHash
 from cyclemimic.policy.network import read_spec
+from cyclemimic.recipes.objectives import univla_stages, with_backbone
 from cyclemimic.store.atomic import read_json, sha256_file, write_json
 from cyclemimic.store.frame_cache import FrameCache
 from cyclemimic.store.label_store import LabelStore
@@ -37,7 +44,12 @@ from cyclemimic.worlds.drawn import DrawnWorld
 
 # One literal table per kind of thing.
 SOURCES: dict[str, Callable[[str], Source]] = {"folder": FolderSource, "film": FilmSource}
-WORLDS: dict[str, Callable[[], World]] = {"arms": ArmsWorld, "drawn": DrawnWorld}
+WORLDS: dict[str, Callable[[], World]] = {
+    "arms": ArmsWorld,
+    "arms-distractor": partial(ArmsWorld, disturbance="distractor"),
+    "arms-moving-camera": partial(ArmsWorld, disturbance="moving_camera"),
+    "drawn": DrawnWorld,
+}
 
 HELD_OUT = 0.2  # share of clips that no training sees: half for validation, half for the test
 SPLIT_SEED = 0
@@ -126,21 +138,74 @@ def run_tokenizer(
     cache_root: Path,
     bodies: Sequence[str] = (),
     trunk: Path | None,
+    backbone: str | None = None,
 ) -> Path:
-    """Station 2: learn a tokenizer from the training clips of a source, of some bodies or of all."""
+    """Station 2: learn a tokenizer from the training clips of a source, of some bodies or of all.
+
+    With the objective `univla` two stages are learnt, the first in `run`/first-stage unless `trunk` names one.
+    """
+    if backbone is not None:
+        config = with_backbone(config, backbone)
+    frozen_from = None if backbone is None or config.tokenizer.backbone.kind == "pretrained" else Path(backbone)
+    if config.objective.objective == "univla" and not config.tokenizer.words and not config.tokenizer.given_tokens:
+        first, config = univla_stages(config)
+        if trunk is None:
+            trunk = run / "first-stage"
+            run_tokenizer(
+                source, first, trunk, cache_root=cache_root, bodies=bodies, trunk=None, backbone=backbone
+            )  # fmt: skip
     cache = cached(source, config.tokenizer.size_px, cache_root)
     wanted = chosen("bodies", bodies, cache.embodiments)
     keep = np.array(
         [i for i in split_clips(cache.clips, HELD_OUT, SPLIT_SEED).train if cache.clips[i].embodiment in wanted]
     )
-    loader = PairLoader([cache], config.gap_s, seed=config.seed, batch_size=config.batch_size, keep=[keep])
+    loader = PairLoader(
+        [cache],
+        config.gap_s,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        keep=[keep],
+        **loader_extras(source, cache, config, cache_root),
+    )
     data = {
         "source": cache.source_hash,
         "bodies": list(wanted),
         "clips": len(keep),
         "pairs": loader.num_pairs,
     }
-    return train_tokenizer(config, loader, run, trunk=trunk, name=run.name, data=data)
+    return train_tokenizer(config, loader, run, trunk=trunk, backbone=frozen_from, name=run.name, data=data)
+
+
+def loader_extras(source: Source, cache: FrameCache, config: TokenizerTraining, root: Path) -> dict[str, Any]:
+    """What the terms of this objective want beside pairs, as arguments of `PairLoader`.
+
+    Raises:
+        InputError: a share of true actions is wanted of a source that knows none.
+    """
+    terms, extras = config.objective, dict[str, Any]()
+    if terms.composition:
+        extras["triplets"] = True
+    if config.tokenizer.words:
+        extras["words"] = WordHash(vocabulary=config.tokenizer.word_hashes)
+    if terms.flow:
+        folder = root / f"{cache.source_hash[:16]}-{cache.size_px}px-flow-{config.gap_s:g}s"
+        extras["flow"] = [build_flow(cache, config.gap_s, folder, progress=print)]
+    if terms.actions:
+        if not isinstance(source, FilmSource):
+            raise InputError(
+                "ObjectiveConfig.actions",
+                expected="a source whose true motion is known (film:PATH)",
+                got=source.name,
+                remedy="Name such a source, or set the weight to 0.",
+            )
+        extras["actions"] = TrueActions(places=true_places(source), share=config.action_share)
+    return extras
+
+
+def true_places(source: FilmSource) -> dict[str, NDArray[np.floating[Any]]]:
+    """Where the hand is at every frame of each clip [T, 3], in metres."""
+    states = ((clip.name, source.actions_of(clip)[1]) for clip in source.clips())
+    return {name: state[:, :3] for name, state in states if state is not None}
 
 
 def run_label(source: Source, tokenizer_run: Path, out: Path, *, cache_root: Path, threads: int) -> LabelStore:

@@ -10,12 +10,13 @@ Letters in shapes: B batch, L tokens of a latent action, K codes, D code width, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cyclemimic.nn.batches import Features, Scene
 from cyclemimic.tokenizer.encoder import NowStream
 from cyclemimic.tokenizer.quantizer import VectorQuantizer
 from cyclemimic.tokenizer.tokenizer import LatentActionTokenizer
@@ -31,6 +32,9 @@ class AC3Config:
         gradient_into_decoder: share of L_C's gradient that reaches D; 0 teaches E alone.
         noise: standard deviation, in units of the full range of a pixel, of the noise on o_g before it is read.
         blur: whether o_g is blurred for half of the batch before it is read; both spoil what D could hide in pixels.
+        other_body: whether o_c always shows another body than the one on which z_s was seen.
+        inverse_frequency: whether rare latent actions are drawn from the buffer as often as common ones.
+        trim: share of the batch whose L_C is worst and does not count: actions that cannot happen in o_c.
     """
 
     temperature: float = 0.2
@@ -38,37 +42,40 @@ class AC3Config:
     gradient_into_decoder: float = 0.3
     noise: float = 0.05
     blur: bool = True
+    other_body: bool = False
+    inverse_frequency: bool = False
+    trim: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cycle:
     """One turn of the cycle."""
 
-    scene: Tensor  # o_c [B, 3, H, W]
-    generated: Tensor  # o_g [B, 3, H, W], before noise and blur
+    scene: Scene  # o_c
+    generated: Scene  # o_g, before noise and blur
     loss: Tensor  # L_C, scalar
     recovered: Tensor  # share of codes read back as they were drawn; never evidence alone (signatures)
 
 
 def run_cycle(
     tokenizer: LatentActionTokenizer,
-    frames: Tensor,
+    scene: Scene,
     stream: NowStream,
     drawn: Tensor,
     config: AC3Config,
     generator: torch.Generator,
 ) -> Cycle:
-    """Act the drawn codes [B, L] out on o_c = `frames` [B, 3, H, W] and ask E for them back.
+    """Act the drawn codes [B, L] out on o_c = `scene` and ask E for them back.
 
     Paper: method, action-centric cycle consistency. `stream` is E's stream of o_c: what E knew of these frames before
     is what it knows now, for the frame now never sees what follows; so it is computed once for both passes.
     """
     # z_s is a constant look-up: no gradient reaches the codebook through it.
-    generated = tokenizer.decode(frames, tokenizer.quantizer.look_up(drawn)).frames
-    seen = corrupt(scale_gradient(generated, config.gradient_into_decoder), config, generator)
-    embedding = tokenizer.read(stream, frames, seen, batch_statistics=False)
+    generated = tokenizer.decode(scene, tokenizer.quantizer.look_up(drawn)).scene
+    seen = corrupt(dialled(generated, config.gradient_into_decoder), config, generator)
+    embedding = tokenizer.embed(tokenizer.read(stream, scene, seen), batch_statistics=False)
     return Cycle(
-        scene=frames,
+        scene=scene,
         generated=generated,
         loss=cycle_loss(embedding, drawn, tokenizer.quantizer, config),
         recovered=(tokenizer.quantizer.distances(embedding).argmin(-1) == drawn).float().mean(),
@@ -84,7 +91,10 @@ def cycle_loss(embedding: Tensor, drawn: Tensor, quantizer: VectorQuantizer, con
     """
     distances = quantizer.distances(embedding)
     logits = -(distances.square() if config.squared else distances) / config.temperature
-    return F.cross_entropy(logits.flatten(0, 1), drawn.flatten())
+    if not config.trim:
+        return F.cross_entropy(logits.flatten(0, 1), drawn.flatten())
+    each = F.cross_entropy(logits.flatten(0, 1), drawn.flatten(), reduction="none").view(drawn.shape).mean(1)
+    return each.sort().values[: max(1, round(len(each) * (1 - config.trim)))].mean()
 
 
 def scale_gradient(x: Tensor, share: float) -> Tensor:
@@ -93,12 +103,36 @@ def scale_gradient(x: Tensor, share: float) -> Tensor:
     return x if share == 1 else x * share + x.detach() * (1 - share)
 
 
-def corrupt(frames: Tensor, config: AC3Config, generator: torch.Generator) -> Tensor:
-    """Blur half of the batch and add noise: what D hides in fine pixel patterns does not survive. Engineering."""
+def dialled(scene: Scene, share: float) -> Scene:
+    """The same scenes with `share` of their gradient."""
+    features = scene.features
+    if features is not None:
+        features = Features(patches=scale_gradient(features.patches, share), grid=features.grid)
+    return Scene(frames=None if scene.frames is None else scale_gradient(scene.frames, share), features=features)
+
+
+def corrupt(scene: Scene, config: AC3Config, generator: torch.Generator) -> Scene:
+    """Blur half of the batch and add noise: what D hides in fine patterns does not survive. Engineering.
+
+    Features get noise of `config.noise` deviations and no blur. The noise is drawn on the device; only its seed comes
+    from `generator`.
+    """
+    signal = scene.signal
+    own = torch.Generator(signal.device).manual_seed(int(torch.randint(2**62, (), generator=generator)))
+
+    def noisy(x: Tensor, deviation: Tensor | float) -> Tensor:
+        if not config.noise:
+            return x
+        noise = torch.randn(x.shape, generator=own, device=x.device, dtype=x.dtype)
+        return x + config.noise * deviation * noise
+
+    if scene.frames is None:
+        assert scene.features is not None
+        patches = noisy(signal, signal.detach().std())  # the scale of the noise teaches nobody
+        return Scene(features=replace(scene.features, patches=patches))
+    frames = scene.frames
     if config.blur:
-        half = len(frames) // 2
-        blurred = F.avg_pool2d(F.pad(frames[:half], (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-        frames = torch.cat([blurred, frames[half:]])
-    if config.noise:
-        frames = frames + config.noise * torch.randn(frames.shape, generator=generator).to(frames)
-    return frames
+        blurred = F.avg_pool2d(F.pad(frames[::2], (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+        frames = frames.clone()
+        frames[::2] = blurred
+    return Scene(frames=noisy(frames, 1.0))

@@ -41,8 +41,13 @@ class LatentActionBuffer(nn.Module):
             self.bodies[torch.isin(self.codes, reset).any(-1)] = -1
 
     @torch.no_grad()
-    def sample(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draw `count` whole latent actions uniformly: codes [count, L] and bodies [count].
+    def sample(
+        self, count: int, generator: torch.Generator, *, inverse_frequency: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Draw `count` whole latent actions: codes [count, L] and bodies [count].
+
+        Uniformly over the entries (paper), or with `inverse_frequency` uniformly over the different latent actions
+        (engineering): idle ones are the most frequent of manipulation video.
 
         Raises:
             ValueError: the buffer is empty.
@@ -50,5 +55,10 @@ class LatentActionBuffer(nn.Module):
         held = (self.bodies >= 0).nonzero().squeeze(1)
         if not len(held):
             raise ValueError("the buffer is empty: push a batch before sampling")
-        drawn = held[torch.randint(len(held), (count,), generator=generator)]
+        if inverse_frequency:
+            _, kind, counts = torch.unique(self.codes[held], dim=0, return_inverse=True, return_counts=True)
+            chances = (1.0 / counts.double())[kind].cpu()
+            drawn = held[torch.multinomial(chances, count, replacement=True, generator=generator).to(held.device)]
+        else:
+            drawn = held[torch.randint(len(held), (count,), generator=generator).to(held.device)]
         return self.codes[drawn], self.bodies[drawn]

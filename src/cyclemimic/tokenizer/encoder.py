@@ -1,11 +1,13 @@
 """E: two frames to the embedding of a latent action.
 
-Letters in shapes: B batch, N patches, F width of backbone features, C width of E, L tokens (l_z), D code width.
+Letters in shapes: B batch, N patches, F width of backbone features, C width of E, L tokens that are read out,
+W words, D code width.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,24 +18,32 @@ from cyclemimic.nn.transformer import KeyValue, SpatioTemporalBlock
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
-    """Sizes of E."""
+    """Sizes of E.
+
+    Args:
+        num_tokens: l_z.
+        readout: `later` reads the later frame's action tokens (the paper); `difference` reads both frames' and takes
+            the difference (LAPA).
+    """
 
     width: int = 64
     blocks: int = 2
     heads: int = 4
     num_tokens: int = 2
     code_width: int = 16
+    readout: Literal["later", "difference"] = "later"
 
 
 @dataclass(frozen=True, kw_only=True)
 class NowStream:
-    """What the frame now contributes to every later frame: keys and values of each block."""
+    """What the frame now contributes to every later frame: keys and values of each block, and its own tokens."""
 
     memory: tuple[KeyValue, ...]
+    tokens: Tensor  # [B, L, C]; of use only where the readout is a difference
 
     def take(self, index: Tensor) -> NowStream:
         """The streams of the frames that `index` [B'] names."""
-        return NowStream(memory=tuple((k[index], v[index]) for k, v in self.memory))
+        return NowStream(memory=tuple((k[index], v[index]) for k, v in self.memory), tokens=self.tokens[index])
 
 
 class Encoder(nn.Module):
@@ -41,42 +51,65 @@ class Encoder(nn.Module):
 
     Paper: method, latent action tokenizer. The tokens of the later frame are read out; what happens later cannot
     change the stream of the frame now. Deviation D3: the later frame's patches also carry the change since now.
+
+    Args:
+        given_tokens: tokens of an earlier stage that come first, and are read out first (UniVLA's second stage).
+        sees_change: whether the later frame's patches also carry the change.
+        word_width: width of word features that stand behind the patches (UniVLA's first stage); 0 is none.
     """
 
-    def __init__(self, config: EncoderConfig, *, feature_width: int, num_patches: int) -> None:
+    def __init__(
+        self,
+        config: EncoderConfig,
+        *,
+        feature_width: int,
+        num_patches: int,
+        given_tokens: int = 0,
+        sees_change: bool = True,
+        word_width: int = 0,
+    ) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.num_read = config, given_tokens + config.num_tokens
         width = config.width
         self.patch_in = nn.Linear(feature_width, width)
-        self.change_in = nn.Linear(feature_width, width)
+        self.change_in = nn.Linear(feature_width, width) if sees_change else None
+        self.word_in = nn.Linear(word_width, width) if word_width else None
         self.action_tokens = nn.Parameter(torch.randn(config.num_tokens, width) * width**-0.5)
         self.position = nn.Parameter(torch.randn(num_patches, width) * 0.02)
         self.frame = nn.Parameter(torch.randn(2, width) * 0.02)
+        self.given = nn.Parameter(torch.randn(given_tokens, width) * width**-0.5) if given_tokens else None
         self.blocks = nn.ModuleList(SpatioTemporalBlock(width, config.heads) for _ in range(config.blocks))
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, config.code_width)
 
-    def watch(self, now: Features) -> NowStream:
+    def watch(self, now: Features, words: Tensor | None = None) -> NowStream:
         """The stream of the frame now, from its features [B, N, F]. It knows nothing of what follows."""
-        x = self._tokens(self.patch_in(now.patches), frame=0)
+        x = self._tokens(self.patch_in(now.patches), words, frame=0)
         memory = []
-        for block, read in zip(self.blocks, self._reads(), strict=True):
-            x, key_value = block.now(x, read)  # type: ignore[operator]
+        for number, block in enumerate(self.blocks, start=1):
+            last = number == len(self.blocks)
+            read = self.num_read if last else None  # in the last block nobody looks at the patches
+            x, key_value = block.now(x, read, finish=not last or self.config.readout == "difference")  # type: ignore[operator]
             memory.append(key_value)
-        return NowStream(memory=tuple(memory))
+        return NowStream(memory=tuple(memory), tokens=x)
 
-    def read(self, stream: NowStream, later: Features, change: Features) -> Tensor:
+    def read(self, stream: NowStream, later: Features, change: Features | None, words: Tensor | None = None) -> Tensor:
         """The embedding [B, L, D] of what led from the watched frame to `later` [B, N, F]."""
-        x = self._tokens(self.patch_in(later.patches) + self.change_in(change.patches), frame=1)
-        for block, key_value, read in zip(self.blocks, stream.memory, self._reads(), strict=True):
-            x = block.later(x, key_value, read)  # type: ignore[operator]
+        patches = self.patch_in(later.patches)
+        if self.change_in is not None:
+            assert change is not None
+            patches = patches + self.change_in(change.patches)
+        x = self._tokens(patches, words, frame=1)
+        for number, (block, key_value) in enumerate(zip(self.blocks, stream.memory, strict=True), start=1):
+            x = block.later(x, key_value, self.num_read if number == len(self.blocks) else None)  # type: ignore[operator]
+        if self.config.readout == "difference":
+            return self.out(self.norm(x)) - self.out(self.norm(stream.tokens))  # type: ignore[no-any-return]
         return self.out(self.norm(x))  # type: ignore[no-any-return]
 
-    def _reads(self) -> list[int | None]:
-        """How many tokens each block must compute: all, but in the last only the action tokens, which are read out."""
-        return [None] * (self.config.blocks - 1) + [self.config.num_tokens]
-
-    def _tokens(self, patches: Tensor, *, frame: int) -> Tensor:
-        """Action tokens, then patches: [B, L + N, C]."""
-        tokens = self.action_tokens.expand(len(patches), -1, -1)
-        return torch.cat([tokens, patches + self.position], dim=1) + self.frame[frame]
+    def _tokens(self, patches: Tensor, words: Tensor | None, *, frame: int) -> Tensor:
+        """Action tokens, patches, words: [B, L + N + W, C]."""
+        tokens = self.action_tokens if self.given is None else torch.cat([self.given, self.action_tokens])
+        parts = [tokens.expand(len(patches), -1, -1), patches + self.position]
+        if self.word_in is not None and words is not None:
+            parts.append(self.word_in(words))
+        return torch.cat(parts, dim=1) + self.frame[frame]

@@ -4,24 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from cyclemimic.nn.batches import LatentBatch, PairBatch
+from cyclemimic.nn.batches import LatentBatch, PairBatch, Scene
+from cyclemimic.nn.collectives import all_rows, global_mean, my_rows
+from cyclemimic.nn.vision import FeatureBackbone
 from cyclemimic.tokenizer.ac3 import AC3Config, Cycle, run_cycle
 from cyclemimic.tokenizer.buffer import LatentActionBuffer
+from cyclemimic.tokenizer.decoders import Decoded
 from cyclemimic.tokenizer.discriminator import (
     AdversarialForm,
-    Discriminator,
+    Critic,
+    CriticShape,
     discriminator_loss,
     frozen,
     realism_loss,
 )
+from cyclemimic.tokenizer.encoder import NowStream
+from cyclemimic.tokenizer.further_terms import (
+    Helpers,
+    action_loss,
+    adversary_loss,
+    composition_loss,
+    flow_loss,
+    motion_weight,
+    reversal_loss,
+)
 from cyclemimic.tokenizer.quantizer import commitment_loss, entropy_loss
 from cyclemimic.tokenizer.tokenizer import LatentActionTokenizer
+
+Objective = Literal["genie", "lapa", "univla", "ac3"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +58,22 @@ class Ramp:
 class ObjectiveConfig:
     """Which terms count how much, from when.
 
-    `genie` is reconstruction alone, the control; `ac3` adds the cycle and the discriminator. All else is shared.
+    `genie` is reconstruction alone, the control; `ac3` adds the cycle and the discriminator. `lapa` and `univla` are
+    reconstruction alone too; what sets them apart is in the tokenizer (`recipes/objectives.py`). All else is shared.
+
+    Args:
+        groups: o_c comes from the same group of the batch, so that groups can lie on different processes.
+        motion_weight: how much more moving places count in the reconstruction; 0 counts all alike.
+        composition: weight of z(a, b) + z(b, c) = z(a, c); needs triplets.
+        reversal: weight of z(a, b) = -z(b, a).
+        flow: weight of optical flow as a target; needs the loader's flow.
+        reader: weight of L_C as a slow copy of E reads it, which teaches D.
+        reader_decay: of that copy.
+        adversary: weight of not letting an embedding tell the body.
+        actions: weight of reading true actions, where the loader knows them.
     """
 
-    objective: Literal["genie", "ac3"] = "ac3"
+    objective: Objective = "ac3"
     reconstruction: float = 1.0
     commitment: float = 0.1
     entropy: float = 0.02
@@ -55,18 +82,44 @@ class ObjectiveConfig:
     realism: Ramp = field(default_factory=lambda: Ramp(weight=0.005, start=0.05, length=0.2))
     ac3: AC3Config = field(default_factory=AC3Config)
     adversarial: AdversarialForm = "logistic"
+    groups: int = 2
+    motion_weight: float = 0.0
+    composition: float = 0.0
+    reversal: float = 0.0
+    flow: float = 0.0
+    reader: float = 0.0
+    reader_decay: float = 0.99
+    adversary: float = 0.0
+    actions: float = 0.0
 
     def weights(self, progress: float) -> dict[str, float]:
         """The weight of every term when `progress`, in [0, 1), of the run is done."""
         ac3 = self.objective == "ac3"
+        cycle = self.cycle.at(progress) if ac3 else 0.0
         return {
             "reconstruction": self.reconstruction,
-            "commitment": self.commitment,
+            "commitment": 0.0 if self.objective == "lapa" else self.commitment,  # NSVQ has none
             "entropy": self.entropy,
             "painted": self.painted,
-            "cycle": self.cycle.at(progress) if ac3 else 0.0,
+            "cycle": cycle,
             "discriminator": self.realism.at(progress) if ac3 else 0.0,
+            "composition": self.composition,
+            "reversal": self.reversal,
+            "flow": self.flow,
+            "reader": self.reader if cycle else 0.0,
+            "adversary": self.adversary,
+            "actions": self.actions,
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """Real and generated scenes for Psi, each behind the scene that it follows."""
+
+    real: Scene
+    real_now: Scene
+    fake: Scene
+    fake_now: Scene
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +130,7 @@ class Terms:
     weights: Mapping[str, float]
     latent: LatentBatch
     recovered: Tensor | None  # share of codes read back, None where the cycle is off
-    real: Tensor | None  # frames for Psi [b, 3 or 6, H, W], None where it is off
-    fake: Tensor | None
+    judged: Judged | None  # what Psi judges, None where it is off
 
     @property
     def total(self) -> Tensor:
@@ -88,103 +140,182 @@ class Terms:
         return torch.stack([self.weights[name] * loss for name, loss in self.losses.items()]).sum()
 
 
-def reconstruction_loss(rebuilt: Tensor, batch: PairBatch) -> Tensor:
-    """||D(o_t, z^q) - o_t+H||^2 as a ratio to copying o_t, so that 1 is a decoder that does nothing."""
-    return F.mse_loss(rebuilt, batch.later) / F.mse_loss(batch.now, batch.later).clamp_min(1e-6)
+def reconstruction_loss(rebuilt: Scene, now: Scene, later: Scene, *, strength: float = 0.0) -> Tensor:
+    """||D(o_t, z^q) - o_t+H||^2 as a ratio to copying o_t, so that 1 is a decoder that does nothing.
+
+    Of frames, or of features where D predicts these. With `strength` what moves counts more.
+    """
+    if rebuilt.frames is None:
+        now, later = Scene(features=now.features), Scene(features=later.features)
+    error = (rebuilt.signal - later.signal).square()
+    copying = (now.signal - later.signal).square()
+    if strength and rebuilt.frames is not None:
+        weight = motion_weight(now.signal, later.signal, strength)
+        error, copying = error * weight, copying * weight
+    return error.mean() / global_mean(copying.mean()).clamp_min(1e-6)
 
 
 def tokenizer_terms(
     tokenizer: LatentActionTokenizer,
-    critic: Discriminator | None,
+    critic: Critic | None,
     buffer: LatentActionBuffer | None,
     batch: PairBatch,
     config: ObjectiveConfig,
     progress: float,
     generator: torch.Generator,
+    helpers: Helpers | None = None,
 ) -> Terms:
-    """All terms on one batch, when `progress` of the run is done; pushes the batch's latent actions into the buffer."""
+    """All terms on one batch, when `progress` of the run is done; pushes the batch's latent actions into the buffer.
+
+    On several processes `batch` is this process's share; every process draws the same numbers for the whole batch.
+    """
     weights = config.weights(progress)
+    helpers = helpers or Helpers()
     losses: dict[str, Tensor] = {}
 
     # What happened? Name the change between the two frames, and replay it.
-    stream = tokenizer.watch(batch.now)
-    latent = tokenizer.quantizer(tokenizer.read(stream, batch.now, batch.later, batch_statistics=True))
-    rebuilt = tokenizer.decode(batch.now, latent.vectors)
-    losses["reconstruction"] = reconstruction_loss(rebuilt.frames, batch)
+    now, later = tokenizer.see(batch.now), tokenizer.see(batch.later)
+    stream = tokenizer.watch(now, batch.words)
+    said = tokenizer.read(stream, now, later, batch.words)
+    latent = tokenizer.quantize(said, batch_statistics=True, generator=generator)
+    rebuilt = tokenizer.decode(now, latent.vectors, given=latent.given, words=batch.words)
+    losses["reconstruction"] = reconstruction_loss(rebuilt.scene, now, later, strength=config.motion_weight)
     losses["commitment"] = commitment_loss(latent, tokenizer.quantizer)
     losses["entropy"] = entropy_loss(latent, tokenizer.quantizer, config.ac3.temperature)
     losses["painted"] = rebuilt.painted.mean()
 
-    real = fake = cycle = None
+    cycle: Cycle | None = None
+    judged: Judged | None = None
     if config.objective == "ac3":
-        assert buffer is not None and critic is not None
+        assert buffer is not None
         # AC3: a latent action that was seen lately, on a frame it was not seen on.
-        buffer.push(latent.codes, batch.body)  # before drawing: B = 1 means this batch alone
-        drawn, _ = buffer.sample(len(batch), generator)
-        unrelated = torch.randperm(len(batch), generator=generator)
+        bodies = all_rows(batch.body)
+        buffer.push(all_rows(latent.codes), bodies)  # before drawing: B = 1 means this batch alone
+        mine = my_rows(len(bodies))
+        drawn, seen_on = buffer.sample(len(bodies), generator, inverse_frequency=config.ac3.inverse_frequency)
+        order = unrelated(bodies, seen_on if config.ac3.other_body else None, config.groups, generator)
         if weights["cycle"]:
-            scene = batch.now[unrelated]
-            cycle = run_cycle(tokenizer, scene, stream.take(unrelated), drawn, config.ac3, generator)
+            place = order[mine].to(batch.now.device) - mine.start
+            cycle = run_cycle(tokenizer, now.take(place), stream.take(place), drawn[mine], config.ac3, generator)
             losses["cycle"] = cycle.loss
-        real, fake = _for_the_critic(tokenizer, critic, batch, latent, cycle)
-        if weights["discriminator"]:
-            with frozen(critic):
-                losses["discriminator"] = realism_loss(critic(fake), config.adversarial)
-    active = {k: w for k, w in weights.items() if w or k in losses}
+            if weights["reader"]:
+                assert helpers.reader is not None
+                losses["reader"] = helpers.reader.loss(cycle, drawn[mine], config.ac3)
+        if critic is not None:
+            judged = _for_the_critic(tokenizer, now, later, latent, cycle)
+            if weights["discriminator"]:
+                assert isinstance(critic, nn.Module)
+                with frozen(critic):
+                    losses["discriminator"] = realism_loss(critic(judged.fake, judged.fake_now), config.adversarial)
+    if critic is None:
+        weights["discriminator"] = 0.0  # there is nobody to judge
+    losses |= _further(tokenizer, helpers, batch, weights, now, later, stream, said, latent, rebuilt)
     return Terms(
-        losses={k: v for k, v in losses.items() if active[k]},
+        losses={k: v for k, v in losses.items() if weights[k]},
         weights=weights,
         latent=latent,
         recovered=None if cycle is None else cycle.recovered,
-        real=real,
-        fake=fake,
+        judged=judged,
     )
 
 
+def unrelated(bodies: Tensor, seen_on: Tensor | None, groups: int, generator: torch.Generator) -> Tensor:
+    """Which scene of the whole batch [B] each drawn latent action is acted out on: one of its own group.
+
+    A permutation; or, where the bodies `seen_on` of the drawn actions are given, any scene of another body (of any
+    body where the group shows no other).
+    """
+    size = len(bodies) // groups
+    if seen_on is None:
+        parts = [torch.randperm(size, generator=generator) + start for start in range(0, len(bodies), size)]
+        return torch.cat(parts)
+    chosen = []
+    for start in range(0, len(bodies), size):
+        keys = torch.rand(size, size, generator=generator)
+        other = (seen_on[start : start + size, None] != bodies[None, start : start + size]).cpu()
+        chosen.append((keys + other).argmax(1) + start)  # keys are below 1: another body always wins
+    return torch.cat(chosen)
+
+
 def _for_the_critic(
-    tokenizer: LatentActionTokenizer,
-    critic: Discriminator,
-    batch: PairBatch,
-    latent: LatentBatch,
-    cycle: Cycle | None,
-) -> tuple[Tensor, Tensor]:
-    """Real and generated frames, as many D(o_t, z_t) as D(o_c, z_s) once the cycle runs.
+    tokenizer: LatentActionTokenizer, now: Scene, later: Scene, latent: LatentBatch, cycle: Cycle | None
+) -> Judged:
+    """Real and generated scenes, as many D(o_t, z_t) as D(o_c, z_s) once the cycle runs.
 
     Half of the batch is judged: Psi's passes are what costs most in a step of AC3, and it wins soon enough.
     """
-    some = len(batch) // 4
+    quarter = slice(0, None, 4)
+    fake_now = now.take(quarter)
     # E's and the codebook's gradient stops: L_D teaches D to be realistic, not E to be easy to draw.
-    generated = tokenizer.decode(batch.now[:some], latent.vectors[:some].detach()).frames
-    scene = batch.now[:some]
+    fake = tokenizer.decode(fake_now, latent.vectors[quarter].detach()).scene
     if cycle is not None:
-        scene = torch.cat([scene, cycle.scene[:some]])
-        generated = torch.cat([generated, cycle.generated[:some]])
-    now, later = batch.now[-len(scene) :], batch.later[-len(scene) :]
-    if not critic.config.judges_pairs:
-        return later, generated
-    return torch.cat([now, later], dim=1), torch.cat([scene, generated], dim=1)
+        fake, fake_now = fake.joined(cycle.generated.take(quarter)), fake_now.joined(cycle.scene.take(quarter))
+    others = slice(1, None, 4 if cycle is None else 2)
+    return Judged(real=later.take(others), real_now=now.take(others), fake=fake, fake_now=fake_now)
 
 
-def critic_loss(critic: Discriminator, terms: Terms, form: AdversarialForm) -> Tensor:
-    """L_Psi on the frames of this update."""
-    assert terms.real is not None and terms.fake is not None
+def _further(
+    tokenizer: LatentActionTokenizer,
+    helpers: Helpers,
+    batch: PairBatch,
+    weights: Mapping[str, float],
+    now: Scene,
+    later: Scene,
+    stream: NowStream,
+    said: Tensor,
+    latent: LatentBatch,
+    rebuilt: Decoded,
+) -> dict[str, Tensor]:
+    """The terms of `further_terms.py` whose weight is not zero."""
+    losses: dict[str, Tensor] = {}
+    if weights["composition"]:
+        assert batch.latest is not None, "composition needs triplets from the loader"
+        assert helpers.origin is not None
+        losses["composition"] = composition_loss(
+            tokenizer, helpers.origin, said, stream, now, later, tokenizer.see(batch.latest)
+        )
+    if weights["reversal"]:
+        assert helpers.origin is not None
+        losses["reversal"] = reversal_loss(tokenizer, helpers.origin, said, now, later)
+    if weights["flow"]:
+        losses["flow"] = flow_loss(rebuilt, batch, latent.vectors, helpers.flow)
+    if weights["adversary"]:
+        assert helpers.adversary is not None
+        losses["adversary"] = adversary_loss(helpers.adversary, latent.embedding, batch.body)
+    if weights["actions"]:
+        assert helpers.actions is not None
+        losses["actions"] = action_loss(helpers.actions, latent.embedding, batch)
+    return losses
+
+
+def critic_shape(tokenizer: LatentActionTokenizer) -> CriticShape:
+    """What Psi judges of this tokenizer: its frames, or the features of a decoder that draws none."""
+    size_px, backbone = tokenizer.config.size_px, cast(FeatureBackbone, tokenizer.backbone)
+    if tokenizer.draws:
+        return CriticShape(size_px=size_px)
+    return CriticShape(size_px=size_px, feature_width=backbone.width, grid=backbone.grid_for(size_px))
+
+
+def critic_loss(critic: Critic, judged: Judged, form: AdversarialForm) -> Tensor:
+    """L_Psi on the scenes of this update."""
     # D's gradient stops: Psi learns from frames that the tokenizer can no longer change.
-    return discriminator_loss(critic(terms.real), critic(terms.fake.detach()), form)
+    real = critic(judged.real.detached(), judged.real_now.detached())
+    return discriminator_loss(real, critic(judged.fake.detached(), judged.fake_now.detached()), form)
 
 
 def gradient_norms(tokenizer: LatentActionTokenizer, terms: Terms) -> dict[str, Tensor]:
     """Norm of each weighted term's gradient on E (backbone included) and on D: says which term teaches whom."""
-    reader = [tokenizer.backbone, tokenizer.encoder] + ([tokenizer.change] if tokenizer.change is not None else [])
+    reader = [m for m in (tokenizer.backbone, tokenizer.encoder, tokenizer.change, tokenizer.words) if m is not None]
     parts: dict[str, list[nn.Module]] = {"encoder": reader, "decoder": [tokenizer.decoder]}
     norms = {}
     for name, loss in terms.losses.items():
         if not loss.requires_grad:
             continue
         for part, modules in parts.items():
-            parameters = [p for m in modules for p in m.parameters()]
+            parameters = [p for m in modules for p in m.parameters() if p.requires_grad]
             gradients = torch.autograd.grad(
                 terms.weights[name] * loss, parameters, retain_graph=True, allow_unused=True
-            )
+            )  # of this process's rows
             squares = [g.square().sum() for g in gradients if g is not None]
             norms[f"gradient.{name}.{part}"] = torch.stack(squares).sum().sqrt() if squares else torch.zeros(())
     return norms

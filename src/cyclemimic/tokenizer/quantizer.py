@@ -7,18 +7,29 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cyclemimic.nn.batches import LatentBatch
+from cyclemimic.nn.collectives import all_rows, global_mean
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizerConfig:
-    """Sizes and habits of the codebook."""
+    """Sizes and habits of the codebook.
 
+    Args:
+        kind: `ema` passes the decoder's gradient straight through and lets vectors follow a moving average; `nsvq`
+            (LAPA) adds noise as long as the error instead, so that the decoder teaches the vectors as well.
+        decay: of the moving average.
+        reset_after: steps without use after which a code is dead.
+        statistics_momentum: of the running mean and variance.
+    """
+
+    kind: Literal["ema", "nsvq"] = "ema"
     num_codes: int = 16
     decay: float = 0.95
     reset_after: int = 50
@@ -44,7 +55,10 @@ class VectorQuantizer(nn.Module):
         super().__init__()
         self.config = config
         vectors = F.normalize(torch.randn(config.num_codes, code_width), dim=-1)
-        self.register_buffer("codebook", vectors)
+        if config.kind == "nsvq":
+            self.codebook = nn.Parameter(vectors)
+        else:
+            self.register_buffer("codebook", vectors)
         self.register_buffer("cluster_size", torch.ones(config.num_codes))
         self.register_buffer("cluster_sum", vectors.clone())
         self.register_buffer("unused_steps", torch.zeros(config.num_codes, dtype=torch.int64))
@@ -58,40 +72,73 @@ class VectorQuantizer(nn.Module):
             raw: what the encoder put out.
             batch_statistics: True on real pairs during training (and updates the running ones).
         """
-        raw = raw.float()  # statistics and distances stay in fp32 under autocast
+        raw = _at_least_float(raw)  # statistics and distances stay in fp32 under autocast
         mean, variance = self.mean, self.variance
         if batch_statistics:
-            mean, variance = raw.mean(0), raw.var(0, unbiased=False)
+            mean = global_mean(raw.mean(0))
+            variance = global_mean((raw - mean).square().mean(0))
             with torch.no_grad():  # the running statistics are a memory, nobody's gradient
                 self.mean.lerp_(mean, self.config.statistics_momentum)
                 self.variance.lerp_(variance, self.config.statistics_momentum)
         return F.normalize((raw - mean) * torch.rsqrt(variance + 1e-5), dim=-1)
 
+    @staticmethod
+    def whitened(raw: Tensor, like: Tensor) -> Tensor:
+        """`raw` [B, L, D] by the mean and deviation of the batch `like`, not on the sphere: sums mean something.
+
+        Of the batch, for the running statistics lag behind an encoder that learns fast by several deviations.
+        """
+        like = _at_least_float(like.detach())  # the scale teaches nobody
+        mean = global_mean(like.mean(0))
+        variance = global_mean((like - mean).square().mean(0))
+        return (_at_least_float(raw) - mean) * torch.rsqrt(variance + 1e-5)
+
     def distances(self, embedding: Tensor) -> Tensor:
-        """d(z^e, e_k), Euclidean: [B, L, D] -> [B, L, K]. The codebook is a buffer and gets no gradient."""
+        """d(z^e, e_k), Euclidean: [B, L, D] -> [B, L, K]. The codebook gets no gradient from distances."""
         with torch.autocast(embedding.device.type, enabled=False):
-            length = embedding.square().sum(-1, keepdim=True) + self.codebook.square().sum(-1)
-            return (length - 2 * embedding @ self.codebook.T).clamp_min(1e-12).sqrt()
+            book = self.codebook.detach()
+            length = embedding.square().sum(-1, keepdim=True) + book.square().sum(-1)
+            return (length - 2 * embedding @ book.T).clamp_min(1e-12).sqrt()
 
     def look_up(self, codes: Tensor) -> Tensor:
-        """Today's vectors of `codes` [..., L] -> [..., L, D]."""
-        return self.codebook[codes]
+        """Today's vectors of `codes` [..., L] -> [..., L, D], as constants: no gradient reaches the codebook."""
+        return self.codebook.detach()[codes]
 
-    def forward(self, embedding: Tensor) -> LatentBatch:
-        """The nearest vectors, with the straight-through gradient into `embedding` [B, L, D]."""
+    def forward(self, embedding: Tensor, generator: torch.Generator | None = None) -> LatentBatch:
+        """The nearest vectors, as D is given them: with a gradient into `embedding` [B, L, D].
+
+        With NSVQ and a generator (during training) the quantisation error becomes noise of its length, so that the
+        decoder's gradient reaches the codebook too.
+        """
         codes = self.distances(embedding).argmin(-1)
+        if self.config.kind == "nsvq" and generator is not None:
+            noise = F.normalize(torch.randn(embedding.shape, generator=generator).to(embedding), dim=-1)
+            error = (embedding - self.codebook[codes]).norm(dim=-1, keepdim=True)
+            return LatentBatch(embedding=embedding, vectors=embedding + error * noise, codes=codes)
         # Straight through: the decoder's gradient with respect to z^q goes to z^e unchanged; the codebook gets none.
         vectors = embedding + (self.look_up(codes) - embedding).detach()
         return LatentBatch(embedding=embedding, vectors=vectors, codes=codes)
 
     @torch.no_grad()
     def follow(self, latent: LatentBatch, generator: torch.Generator) -> Tensor:
-        """Move the vectors towards the embeddings that chose them and reset dead codes; returns the codes reset [R]."""
-        flat, codes = latent.embedding.flatten(0, 1), latent.codes.flatten()
+        """Move the vectors towards the embeddings that chose them and reset dead codes; returns the codes reset [R].
+
+        NSVQ's vectors have moved with the optimiser; here they only return to the sphere. On several processes all of
+        them see the whole batch and do the same.
+        """
+        flat, codes = all_rows(latent.embedding).flatten(0, 1), all_rows(latent.codes).flatten()
         chosen = F.one_hot(codes, self.config.num_codes).to(flat.dtype)
         counts = chosen.sum(0)
+        if self.config.kind == "nsvq":
+            self.cluster_size.fill_(1.0)
+            self.cluster_sum.copy_(self.codebook)
+            return self._reset_and_normalise(flat, counts, generator)
         self.cluster_size.lerp_(counts, 1 - self.config.decay)
         self.cluster_sum.lerp_(chosen.T @ flat, 1 - self.config.decay)
+        return self._reset_and_normalise(flat, counts, generator)
+
+    def _reset_and_normalise(self, flat: Tensor, counts: Tensor, generator: torch.Generator) -> Tensor:
+        """Give dead codes an embedding of the batch and put all vectors on the sphere; returns the codes reset."""
         self.unused_steps.copy_(torch.where(counts > 0, 0, self.unused_steps + 1))
         dead = (self.unused_steps >= self.config.reset_after).nonzero().squeeze(1)
         if len(dead):
@@ -110,9 +157,13 @@ def commitment_loss(latent: LatentBatch, quantizer: VectorQuantizer) -> Tensor:
 
 def entropy_loss(latent: LatentBatch, quantizer: VectorQuantizer, temperature: float) -> Tensor:
     """1 - H(mean code probability) / log K, mean over slots: zero when every code is used alike. Engineering."""
-    probability = torch.softmax(-quantizer.distances(latent.embedding) / temperature, dim=-1).mean(0)
+    probability = global_mean(torch.softmax(-quantizer.distances(latent.embedding) / temperature, dim=-1).mean(0))
     entropy = -(probability * (probability + 1e-9).log()).sum(-1)
     return 1 - entropy.mean() / math.log(quantizer.config.num_codes)
+
+
+def _at_least_float(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 def joint_codes(codes: Tensor, num_codes: int) -> Tensor:

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
-from cyclemimic.data.loader import PairLoader
+from cyclemimic.data.loader import PairArrays, PairLoader
 from cyclemimic.errors import InputError
-from cyclemimic.nn.batches import PairBatch, pixels
+from cyclemimic.nn.batches import LatentBatch, PairBatch, pixels
+from cyclemimic.nn.collectives import all_rows, my_rows, num_processes
 from cyclemimic.randomness import entropy_for
 from cyclemimic.tokenizer.buffer import LatentActionBuffer
-from cyclemimic.tokenizer.discriminator import Discriminator, DiscriminatorConfig
-from cyclemimic.tokenizer.objective import ObjectiveConfig, critic_loss, gradient_norms, tokenizer_terms
+from cyclemimic.tokenizer.discriminator import DiscriminatorConfig, build_critic
+from cyclemimic.tokenizer.further_terms import BodyClassifier, FlowHead, Helpers, Origin, SlowReader
+from cyclemimic.tokenizer.objective import (
+    ObjectiveConfig,
+    critic_loss,
+    critic_shape,
+    gradient_norms,
+    reconstruction_loss,
+    tokenizer_terms,
+)
 from cyclemimic.tokenizer.quantizer import joint_codes, slot_perplexity
 from cyclemimic.tokenizer.tokenizer import LatentActionTokenizer, TokenizerConfig
 from cyclemimic.train.checkpoint import dotted
@@ -32,6 +43,7 @@ from cyclemimic.train.optim import (
     with_prefix,
     without_prefix,
 )
+from cyclemimic.types import Float32
 
 USAGE_BATCHES = 16
 
@@ -42,6 +54,7 @@ class TokenizerTraining:
 
     Args:
         gap_s: H, seconds between now and later.
+        action_share: of the clips, whose true motion the term `actions` may use.
         first_batch: number of the first batch of the data order; a branch goes on where its trunk ended.
         precision: bf16 is autocast; on a CPU it pays only where the processor multiplies bf16.
     """
@@ -50,6 +63,7 @@ class TokenizerTraining:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     gap_s: float = 0.6
+    action_share: float = 0.02
     steps: int = 2000
     batch_size: int = 32
     learning_rate: float = 2e-3
@@ -68,32 +82,54 @@ class TokenizerTraining:
     precision: Literal["fp32", "bf16"] = "fp32"
 
 
+class Pairs(Protocol):
+    """What stage 1 asks of a loader; `PairLoader` is one."""
+
+    @property
+    def bodies(self) -> tuple[str, ...]:
+        """Names of the embodiments."""
+        ...
+
+    @property
+    def action_std(self) -> Float32 | None:
+        """The scale of true actions [A], None where there are none."""
+        ...
+
+    def batch(self, step: int, rows: slice = ...) -> PairArrays:
+        """The pairs of a step, or some rows of them."""
+        ...
+
+
 class TokenizerStage:
     """Trains E, codebook and D, and for AC3 also Psi. Meets `train.loop.Stage`."""
 
-    def __init__(self, config: TokenizerTraining, loader: PairLoader) -> None:
+    def __init__(self, config: TokenizerTraining, loader: Pairs, backbone: nn.Module | None = None) -> None:
         torch.manual_seed(entropy_for(config.seed, 0, "tokenizer/initialisation"))
-        self.config, self.loader, self.device = config, loader, torch.device(config.device)
-        self.tokenizer = LatentActionTokenizer(config.tokenizer).train().to(self.device)
-        self.optimizer = adamw(self.tokenizer, learning_rate=config.learning_rate, weight_decay=config.weight_decay)
-        self.critic: Discriminator | None = None
+        self.loader, self.device = loader, torch.device(config.device)
+        self.config = config = replace(config, objective=grouped(config.objective, config.batch_size))
+        self.tokenizer = LatentActionTokenizer(config.tokenizer, backbone).train().to(self.device)
+        self.critic: nn.Module | None = None
         self.buffer: LatentActionBuffer | None = None
         if config.objective.objective == "ac3":
-            self.critic = Discriminator(config.discriminator, size_px=config.tokenizer.size_px).to(self.device)
+            if not self.tokenizer.draws and config.tokenizer.change == "pixels":
+                raise InputError(
+                    "TokenizerConfig.change",
+                    expected="'features' or 'none' for AC3 with a decoder that draws no pixels",
+                    got="'pixels'",
+                    remedy="Change it in the recipe, or on the command line: --change features.",
+                )
+            self.critic = build_critic(config.discriminator, critic_shape(self.tokenizer))
+            self.buffer = self._memory(config.buffer_batches)
+        self.helpers = self._helpers()
+        trained = nn.ModuleList([self.tokenizer, self.helpers.trained()]).to(self.device)
+        self.optimizer = adamw(trained, learning_rate=config.learning_rate, weight_decay=config.weight_decay)
+        if self.critic is not None:
             self.critic_optimizer = adamw(
-                self.critic, learning_rate=config.critic_learning_rate, weight_decay=0.0, betas=(0.5, 0.99)
-            )
-            self.buffer = LatentActionBuffer(
-                num_batches=config.buffer_batches,
-                batch_size=config.batch_size,
-                num_tokens=config.tokenizer.encoder.num_tokens,
-            ).to(self.device)
+                self.critic.to(self.device), learning_rate=config.critic_learning_rate, weight_decay=0.0,
+                betas=(0.5, 0.99),
+            )  # fmt: skip
         # Usage is told over the last batches: one batch has too few pairs to hold more joint codes than its size.
-        self.recent = LatentActionBuffer(
-            num_batches=USAGE_BATCHES,
-            batch_size=config.batch_size,
-            num_tokens=config.tokenizer.encoder.num_tokens,
-        ).to(self.device)
+        self.recent = self._memory(USAGE_BATCHES)
         self.on_steps = {
             "cycle": torch.zeros((), dtype=torch.int64),
             "discriminator": torch.zeros((), dtype=torch.int64),
@@ -101,7 +137,19 @@ class TokenizerStage:
 
     def begin_from(self, trunk: LatentActionTokenizer) -> None:
         """Start from another tokenizer's weights and codebook. InputError where its configuration is another one."""
-        there, here = dotted(asdict(trunk.config)), dotted(asdict(self.config.tokenizer))
+        here_config = self.config.tokenizer
+        if here_config.given_tokens and not trunk.config.given_tokens:
+            if trunk.config.encoder.num_tokens != here_config.given_tokens:
+                raise InputError(
+                    "--trunk",
+                    expected=f"a first stage of {here_config.given_tokens} tokens",
+                    got=f"{trunk.config.encoder.num_tokens}",
+                    remedy="Train a first stage with this recipe.",
+                )
+            self.tokenizer.take_over(trunk)
+            self._restart_reader()
+            return
+        there, here = dotted(asdict(trunk.config)), dotted(asdict(here_config))
         if there != here:
             raise InputError(
                 "--trunk",
@@ -109,70 +157,145 @@ class TokenizerStage:
                 got=", ".join(f"{k} {v} there, {here[k]} here" for k, v in there.items() if v != here[k]),
                 remedy="Train a trunk with this configuration, or go without one.",
             )
-        self.tokenizer.load_state_dict(trunk.state_dict())
+        self.tokenizer.load_own_state(trunk.own_state())
+        self._restart_reader()
+
+    def take_backbone(self, other: LatentActionTokenizer) -> None:
+        """See what another tokenizer's backbone sees; it is frozen here."""
+        self.tokenizer.backbone.load_state_dict(other.backbone.state_dict())
+        self._restart_reader()
+
+    def _restart_reader(self) -> None:
+        if self.helpers.reader is not None:
+            self.helpers.reader.reader.load_own_state(self.tokenizer.own_state())
 
     def step(self, step: int) -> Mapping[str, Tensor]:
         """One update of the tokenizer, then one of its critic."""
         config = self.config
-        arrays = self.loader.batch(config.first_batch + step)
-        batch = PairBatch(
-            now=pixels(arrays.now, self.device),
-            later=pixels(arrays.later, self.device),
-            body=torch.from_numpy(arrays.body).to(self.device),
-        )
+        batch = self.draw(step)
         # On the CPU wherever the network is: the same draws on every device.
         generator = torch.Generator().manual_seed(entropy_for(config.seed, config.first_batch + step, "tokenizer/step"))
         progress = step / config.steps
         with self._autocast():
             terms = tokenizer_terms(
-                self.tokenizer, self.critic, self.buffer, batch, config.objective, progress, generator
+                self.tokenizer, self.critic, self.buffer, batch, config.objective, progress, generator, self.helpers
             )
         figures: dict[str, Tensor] = dict(terms.losses)
         if (step + 1) % config.gradient_norms_every == 0 or step + 1 == config.steps:
             figures |= gradient_norms(self.tokenizer, terms)
+            figures["reconstruction_shuffled"] = self._with_other_codes(batch, terms.latent)
 
         rate = warm_cosine(step, steps=config.steps, warmup=config.warmup, final=config.final_learning_rate)
         set_learning_rate(self.optimizer, config.learning_rate * rate)
         figures["gradient_norm"] = update(self.optimizer, terms.total, clip_norm=config.clip_norm)
         reset = self.tokenizer.quantizer.follow(terms.latent, generator)
-        if self.buffer is not None and self.critic is not None:
+        if self.helpers.reader is not None:
+            self.helpers.reader.follow(self.tokenizer)
+        if self.buffer is not None:
             self.buffer.forget(reset)
+        if self.critic is not None and terms.judged is not None:
             with self._autocast():
-                loss = critic_loss(self.critic, terms, config.objective.adversarial)
+                loss = critic_loss(self.critic, terms.judged, config.objective.adversarial)
             update(self.critic_optimizer, loss, clip_norm=config.clip_norm)
             figures["critic"] = loss
         for name, count in self.on_steps.items():
             count += int(name in terms.losses)
         if terms.recovered is not None:
             figures["cycle_accuracy"] = terms.recovered
-        self.recent.push(terms.latent.codes, batch.body)
+        self.recent.push(all_rows(terms.latent.codes), all_rows(batch.body))
         used = self.recent.codes[self.recent.bodies >= 0]
         figures["joint_codes"] = joint_codes(used, self.tokenizer.num_codes)
         figures["slot_perplexity"] = slot_perplexity(used, self.tokenizer.num_codes).mean()
         return figures
+
+    def draw(self, step: int) -> PairBatch:
+        """The share of this process in the batch of a step."""
+        arrays = self.loader.batch(self.config.first_batch + step, my_rows(self.config.batch_size))
+
+        def moved(column: NDArray[Any] | None) -> Tensor | None:
+            return None if column is None else torch.from_numpy(column).to(self.device)
+
+        flow = moved(arrays.flow)
+        return PairBatch(
+            now=pixels(arrays.now, self.device),
+            later=pixels(arrays.later, self.device),
+            body=torch.from_numpy(arrays.body).to(self.device),
+            latest=None if arrays.latest is None else pixels(arrays.latest, self.device),
+            flow=None if flow is None else flow.float(),
+            words=moved(arrays.words),
+            action=moved(arrays.action),
+            action_known=moved(arrays.action_known),
+        )
+
+    @torch.no_grad()  # looked at, not learnt from
+    def _with_other_codes(self, batch: PairBatch, latent: LatentBatch) -> Tensor:
+        """The reconstruction with other pairs' latent actions: near that of the own ones, D ignores them."""
+        now = self.tokenizer.see(batch.now)
+        rebuilt = self.tokenizer.decode(now, latent.vectors.roll(1, 0), given=latent.given, words=batch.words)
+        return reconstruction_loss(rebuilt.scene, now, self.tokenizer.see(batch.later))
+
+    def _memory(self, batches: int) -> LatentActionBuffer:
+        tokens = self.config.tokenizer.encoder.num_tokens
+        return LatentActionBuffer(
+            num_batches=batches, batch_size=self.config.batch_size, num_tokens=tokens
+        ).to(self.device)  # fmt: skip
+
+    def _helpers(self) -> Helpers:
+        """The networks of the further terms whose weight is not zero."""
+        weights, sizes = self.config.objective, self.config.tokenizer
+        code = {"num_tokens": sizes.encoder.num_tokens, "code_width": sizes.encoder.code_width}
+        needs_flow = bool(weights.flow) and sizes.decoder != "motion"
+        width = 0 if self.loader.action_std is None else len(self.loader.action_std)
+        return Helpers(
+            flow=FlowHead(**code) if needs_flow else None,
+            adversary=BodyClassifier(**code, num_bodies=len(self.loader.bodies)) if weights.adversary else None,
+            actions=nn.Linear(code["num_tokens"] * code["code_width"], width) if weights.actions else None,
+            origin=Origin(**code) if weights.composition or weights.reversal else None,
+            reader=SlowReader(self.tokenizer, weights.reader_decay) if weights.reader else None,
+        )
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
 
     def state(self) -> dict[str, Tensor]:
         """Weights, codebook, buffer, both optimisers, counters."""
-        tensors = with_prefix(self.tokenizer.state_dict(), "tokenizer") | optimizer_tensors(self.optimizer, "optimizer")
+        tensors = with_prefix(self.tokenizer.own_state(), "tokenizer") | optimizer_tensors(self.optimizer, "optimizer")
         tensors |= with_prefix(self.on_steps, "on_steps") | with_prefix(self.recent.state_dict(), "recent")
-        if self.critic is not None and self.buffer is not None:
-            tensors |= with_prefix(self.critic.state_dict(), "critic") | with_prefix(self.buffer.state_dict(), "buffer")
+        tensors |= with_prefix(self.helpers.trained().state_dict(), "helpers")
+        if self.helpers.reader is not None:
+            tensors |= with_prefix(self.helpers.reader.reader.own_state(), "reader")
+        if self.buffer is not None:
+            tensors |= with_prefix(self.buffer.state_dict(), "buffer")
+        if self.critic is not None:
+            tensors |= with_prefix(self.critic.state_dict(), "critic")
             tensors |= optimizer_tensors(self.critic_optimizer, "critic_optimizer")
         return tensors
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Undo `state`."""
-        self.tokenizer.load_state_dict(without_prefix(tensors, "tokenizer"))
+        self.tokenizer.load_own_state(without_prefix(tensors, "tokenizer"))
         load_optimizer_tensors(self.optimizer, tensors, "optimizer")
         self.on_steps = without_prefix(tensors, "on_steps")
         self.recent.load_state_dict(without_prefix(tensors, "recent"))
-        if self.critic is not None and self.buffer is not None:
-            self.critic.load_state_dict(without_prefix(tensors, "critic"))
+        self.helpers.trained().load_state_dict(without_prefix(tensors, "helpers"))
+        if self.helpers.reader is not None:
+            self.helpers.reader.reader.load_own_state(without_prefix(tensors, "reader"))
+        if self.buffer is not None:
             self.buffer.load_state_dict(without_prefix(tensors, "buffer"))
+        if self.critic is not None:
+            self.critic.load_state_dict(without_prefix(tensors, "critic"))
             load_optimizer_tensors(self.critic_optimizer, tensors, "critic_optimizer")
+
+
+def grouped(objective: ObjectiveConfig, batch_size: int) -> ObjectiveConfig:
+    """The objective with a number of groups that the processes and the batch allow.
+
+    Raises:
+        InputError: the batch cannot be dealt to the processes.
+    """
+    my_rows(batch_size)
+    groups = math.lcm(objective.groups, num_processes())
+    return replace(objective, groups=groups if batch_size % groups == 0 else num_processes())
 
 
 def train_tokenizer(
@@ -181,6 +304,7 @@ def train_tokenizer(
     run_dir: Path,
     *,
     trunk: Path | None = None,
+    backbone: Path | None = None,
     name: str = "tokenizer",
     data: Mapping[str, Any] | None = None,
 ) -> Path:
@@ -188,23 +312,35 @@ def train_tokenizer(
 
     Args:
         trunk: folder of a tokenizer to begin from, so that two objectives branch off one reconstruction trunk.
+        backbone: folder of a tokenizer whose backbone is taken, frozen.
         data: what the loader reads, for the record and to refuse a resume on other data.
     """
     use_threads(config.threads)
     stage = TokenizerStage(config, loader)
+    if backbone is not None:
+        stage.take_backbone(LatentActionTokenizer.load(backbone))
     if trunk is not None:
         stage.begin_from(LatentActionTokenizer.load(trunk))
     train(
         stage,
         name=name,
         run_dir=run_dir,
-        config={**asdict(config), "trunk": None if trunk is None else trunk.name, "data": dict(data or {})},
+        config={
+            **asdict(config),
+            "trunk": None if trunk is None else trunk.name,
+            "backbone_from": None if backbone is None else backbone.name,
+            "data": dict(data or {}),
+        },
         steps=config.steps,
         checkpoint_every=config.checkpoint_every,
         samples_per_step=config.batch_size,
     )
     on_steps = {name: int(count) for name, count in stage.on_steps.items()}
-    stage.tokenizer.save(run_dir, {"gap_s": config.gap_s, "on_steps": on_steps, "bodies": list(loader.bodies)})
+    # A loader knows the bodies of its caches; trained on were those of which it keeps pairs.
+    seen = {body for body, pairs in zip(loader.bodies, loader.pairs_per_body, strict=True) if pairs}
+    if trunk is not None:
+        seen |= set(tokenizer_facts(trunk)["bodies"])
+    stage.tokenizer.save(run_dir, {"gap_s": config.gap_s, "on_steps": on_steps, "bodies": sorted(seen)})
     return run_dir
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -85,6 +86,12 @@ class _Take:
 def episode_name(task: Task) -> str:
     """Where an episode lies below `video` and `actions`, without its extension."""
     return f"{task.body}/{task.skill}-{task.seed:06d}"
+
+
+def task_of(clip_name: str) -> Task | None:
+    """Undo `episode_name`, with or without an extension; None for a name that it never gave."""
+    parts = re.fullmatch(r"([^/]+)/([^/]+)-(\d{6,})(\.\w+)?", clip_name)
+    return None if parts is None else Task(body=parts[1], skill=parts[2], seed=int(parts[3]))
 
 
 def space_to_json(space: ActionSpace) -> dict[str, Any]:
