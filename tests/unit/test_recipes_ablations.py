@@ -10,6 +10,8 @@ from cyclemimic.store.atomic import sha256_json
 from cyclemimic.train.checkpoint import dotted
 
 ROWS = {
+    "latent_decoding": {"finetune.network.head.kind"},
+    "discrete_decoding": {"finetune.network.head.kind"},
     "codes_only": {"pretrain.hindsight_weight"},
     "end_only": {"pretrain.latent_weight", "pretrain.readout_weight"},
     "ac3_all_gradient": {"ac3.objective.cycle.weight", "ac3.objective.ac3.gradient_into_decoder"},

@@ -16,10 +16,11 @@ from cyclemimic.policy.vocabulary import Vocabulary
 from cyclemimic.randomness import rng_for
 from cyclemimic.store.frame_cache import CacheRecipe, FrameCache, FrameCacheWriter
 from cyclemimic.store.label_store import LabelProvenance, LabelRows, LabelStore, LabelStoreWriter
+from cyclemimic.train.demonstrations import demonstration_data
 from cyclemimic.train.loop import read_metrics, train
 from cyclemimic.train.pictures import Sentences, random_shift
 from cyclemimic.train.stage2_pretrain import PretrainConfig, PretrainStage, pretrain_data
-from cyclemimic.train.stage3_finetune import FinetuneConfig, FinetuneStage, demonstration_data
+from cyclemimic.train.stage3_finetune import FinetuneConfig, FinetuneStage
 from cyclemimic.train.trainee import OptimConfig
 from cyclemimic.types import ActionSpace, Axis, CameraSpec, ClipInfo, Episode, Observation
 
@@ -265,7 +266,7 @@ def test_policy_from_a_stage(cache, labels, tmp_path):
     stage.step(3)
     assert np.array_equal(kept.act(seen).actions, before)
     spec, weights = read_network(tmp_path / "policy")
-    assert spec.action_width == 3
+    assert spec.bodies[0].action_width == 3
     assert set(weights) == set(stage.export())
 
 

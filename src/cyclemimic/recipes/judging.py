@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from cyclemimic.data.cache import source_hash
 from cyclemimic.data.loader import split_clips
 from cyclemimic.data.sources.film import FilmSource
 from cyclemimic.data.writers.film import task_of
@@ -28,6 +29,7 @@ from cyclemimic.evaluate.judge import Judge, fit_judge, report_on
 from cyclemimic.evaluate.leak import ReaderConfig
 from cyclemimic.evaluate.models import label_pairs
 from cyclemimic.evaluate.moments import TruePairs, true_pairs
+from cyclemimic.evaluate.open_loop import OpenLoop, open_loop
 from cyclemimic.evaluate.pages import QUALITY_COLUMNS, this_machine
 from cyclemimic.evaluate.quality import Quality, measure_quality
 from cyclemimic.evaluate.records import QualityRecord, save_quality, save_rollouts
@@ -41,16 +43,19 @@ from cyclemimic.evaluate.rollout import (
 from cyclemimic.evaluate.summary import number as figure
 from cyclemimic.evaluate.transfer import measure_references
 from cyclemimic.evaluate.verdicts import verdict_lines, verdicts_on
+from cyclemimic.policy.network import read_spec
 from cyclemimic.policy.policy import LatentActionPolicy
 from cyclemimic.recipes.stations import HELD_OUT, SPLIT_SEED, WORLDS, cached, chosen, make_world, open_source
-from cyclemimic.store.atomic import sha256_json
+from cyclemimic.store.atomic import read_json, sha256_json
 from cyclemimic.store.frame_cache import FrameCache
 from cyclemimic.tokenizer.tokenizer import LatentActionTokenizer
+from cyclemimic.train.checkpoint import CONFIG_FILE
 from cyclemimic.train.stage1_tokenizer import tokenizer_facts
 from cyclemimic.types import Task, World
 from cyclemimic.worlds.arms import ArmsWorld
 
 Show = Literal["as it is", "swapped", "black"]
+Split = Literal["held-out", "validation", "test"]
 
 
 def known_motion(source: FilmSource, cache: FrameCache, gap_s: float) -> tuple[TruePairs, TruePairs, TruePairs]:
@@ -266,7 +271,7 @@ def run_rollouts(
     out: Path,
 ) -> RolloutResult:
     """Closed-loop success of a policy; the same starts for every policy that is given the same numbers."""
-    policy = LatentActionPolicy.load(run)
+    policy = policy_for(run, body)
     world = make_world(world_name)
     chosen("body", [body], world.bodies)
     # Skill by skill in turn, so that a run that is looked at half-way has seen every skill.
@@ -276,12 +281,94 @@ def run_rollouts(
         lambda: make_world(world_name),
         policy,
         tasks,
-        chunk_steps=policy.network.spec.config.head.chunk_steps,
+        chunk_steps=policy.chunk_steps,
         instruct=shown(show, world),
         films_per_skill=1,
     )
     save_rollouts(out, f"rollouts-{show.replace(' ', '-')}", result)
     return result
+
+
+def policy_for(run: Path, body: str | None) -> LatentActionPolicy:
+    """The policy of a run; of one that knows several bodies, for `body`."""
+    known = read_spec(run).bodies
+    return LatentActionPolicy.load(run, embodiment=body if len(known) > 1 else None)
+
+
+def run_open_loop(
+    run: Path,
+    source_text: str,
+    *,
+    out: Path,
+    split: Split = "held-out",
+    without: Path | None = None,
+    body: str | None = None,
+) -> OpenLoop:
+    """How far a policy's chunks lie from demonstrations that it never saw, beside its controls.
+
+    Args:
+        run: a run of `finetune`.
+        source_text: demonstrations with actions.
+        out: folder for `open-loop.json`.
+        split: which held-out clips; names decide the side.
+        without: another run of `finetune`, such as one without pre-training, on the same axes.
+        body: of a policy that knows several.
+
+    Raises:
+        InputError: a clip was trained on, no clip is left, or a run does not say on what it was trained.
+    """
+    source = open_source(source_text)
+    policy = policy_for(run, body)
+    runs = [run] if without is None else [run, without]
+    trained = {found.name: _trained_clips(found) for found in runs}
+    clips = source.clips()
+    sides = split_clips(clips, HELD_OUT, SPLIT_SEED)
+    index = {"validation": sides.val, "test": sides.test, "held-out": np.union1d(sides.val, sides.test)}[split]
+    # A policy of bodies that share an action space is called after the space, and knows them all.
+    mine = [clip for clip in clips if policy.embodiment in (clip.embodiment, policy.body.action_space.name)]
+    names = {clips[i].name for i in index}
+    held_out = [clip for clip in mine if clip.name in names]
+    if not held_out:
+        raise InputError(
+            source_text,
+            expected=f"{split} clips of body {policy.embodiment!r}",
+            got="none",
+            remedy="Record more; a clip's name decides its side.",
+        )
+    for name, seen in trained.items():
+        # By name alone, since a source that has grown has another hash; what was held out is so by its name.
+        both = sorted(seen & {clip.name for clip in held_out})
+        if both:
+            raise InputError(
+                name,
+                expected="a policy that was not trained on the clips that judge it",
+                got=f"{len(both)} clips trained on, the first {both[0]!r}",
+                remedy="Fine-tune with the held-out clips left out.",
+            )
+    same = read_json(run / CONFIG_FILE)["demonstrations"] == source_hash(source)
+    habits = trained[run.name] if same else {clips[i].name for i in sides.train}
+    taught = [clip for clip in mine if clip.name in habits]
+    result = open_loop(
+        policy,
+        (source.read(clip) for clip in held_out),
+        training_episodes=(source.read(clip) for clip in taught),
+        others={} if without is None else {without.name: policy_for(without, body)},
+    )
+    result.save(out / "open-loop.json")
+    return result
+
+
+def _trained_clips(run: Path) -> set[str]:
+    """The names of the clips that a run was trained on."""
+    found = read_json(run / CONFIG_FILE)
+    if "clips" not in found:
+        raise InputError(
+            run / CONFIG_FILE,
+            expected="the clips that the policy was trained on",
+            got="no record",
+            remedy="Fine-tune again with this version, or name a run of `finetune`.",
+        )
+    return set(found["clips"])
 
 
 def run_inspect(

@@ -26,19 +26,21 @@ from cyclemimic.data.true_actions import TrueActions
 from cyclemimic.data.writers.film import FilmReport, film
 from cyclemimic.errors import InputError, did_you_mean
 from cyclemimic.nn.words import WordHash
+from cyclemimic.policy.network import read_spec
 from cyclemimic.recipes.objectives import univla_stages, with_backbone
 from cyclemimic.store.atomic import read_json, sha256_file, write_json
 from cyclemimic.store.frame_cache import FrameCache
 from cyclemimic.store.label_store import LabelStore
 from cyclemimic.tokenizer.tokenizer import WEIGHTS, LatentActionTokenizer
 from cyclemimic.train.checkpoint import CONFIG_FILE
+from cyclemimic.train.demonstrations import DemonstrationData, demonstration_data
 from cyclemimic.train.labels import label_cache
 from cyclemimic.train.loop import train, use_threads
 from cyclemimic.train.progress import Progress
 from cyclemimic.train.stage1_tokenizer import TokenizerTraining, tokenizer_facts, train_tokenizer
 from cyclemimic.train.stage2_pretrain import PretrainConfig, PretrainStage, pretrain_data
-from cyclemimic.train.stage3_finetune import FinetuneConfig, FinetuneStage, demonstration_data
-from cyclemimic.types import Episode, Int64, Source, Task, World
+from cyclemimic.train.stage3_finetune import FinetuneConfig, FinetuneStage
+from cyclemimic.types import ClipInfo, Int64, Source, Task, World
 from cyclemimic.worlds.arms import ArmsWorld
 from cyclemimic.worlds.drawn import DrawnWorld
 
@@ -275,25 +277,35 @@ def run_pretrain(
     return run
 
 
-def demonstrations(source: FilmSource, *, body: str, skills: Sequence[str], per_skill: int) -> list[Episode]:
-    """The first `per_skill` demonstrations of each skill on one body, in the order of their names."""
-    clips = [c for c in source.clips() if c.embodiment == body]
+def demonstration_clips(
+    source: Source, *, body: str, skills: Sequence[str], per_skill: int, hold_out: bool = False
+) -> tuple[ClipInfo, ...]:
+    """The first `per_skill` demonstrations of each skill on one body, in the order of their names.
+
+    A skill is what `film` calls so, in other sources a sentence. With `hold_out` the clips that `evaluate` takes for
+    its own are left out.
+    """
+    everything = source.clips()
+    sides = split_clips(everything, HELD_OUT, SPLIT_SEED)
+    open_to_us = sides.train if hold_out else np.arange(len(everything))
+    clips = [everything[i] for i in open_to_us if everything[i].embodiment == body]
     if not clips:
-        known = sorted({c.embodiment for c in source.clips()})
+        known = sorted({c.embodiment for c in everything})
         raise InputError(
             source.name,
             expected=f"demonstrations of body {body!r}",
             got="none",
-            remedy=did_you_mean(body, known),
+            remedy=did_you_mean(body, known) if body not in known else "All its clips are held out; record more.",
         )
-    skill_of = {clip.name: re.sub(r"-\d+$", "", Path(clip.name).stem) for clip in clips}
+    filmed = isinstance(source, FilmSource)
+    skill_of = {c.name: re.sub(r"-\d+$", "", Path(c.name).stem) if filmed else str(c.instruction) for c in clips}
     wanted = chosen("skills", skills, sorted(set(skill_of.values())))
-    by_skill: dict[str, list[Episode]] = {}
+    by_skill: dict[str, list[ClipInfo]] = {skill: [] for skill in dict.fromkeys(skill_of.values()) if skill in wanted}
     for clip in clips:
-        have = by_skill.setdefault(skill_of[clip.name], [])
-        if skill_of[clip.name] in wanted and len(have) < per_skill:
-            have.append(source.read(clip))
-    short = {skill: len(have) for skill, have in by_skill.items() if 0 < len(have) < per_skill}
+        have = by_skill.get(skill_of[clip.name])
+        if have is not None and len(have) < per_skill:
+            have.append(clip)
+    short = {skill: len(have) for skill, have in by_skill.items() if len(have) < per_skill}
     if short:
         raise InputError(
             source.name,
@@ -301,31 +313,40 @@ def demonstrations(source: FilmSource, *, body: str, skills: Sequence[str], per_
             got=str(short),
             remedy="Film more, or ask for fewer.",
         )
-    return [episode for have in by_skill.values() for episode in have]
+    return tuple(clip for have in by_skill.values() for clip in have)
 
 
 def run_finetune(
-    source: FilmSource,
+    source: Source,
     config: FinetuneConfig,
     run: Path,
     *,
-    body: str,
+    body: str | Sequence[str],
     skills: Sequence[str],
     per_skill: int,
     labels: Path | None,
     init: Path | None,
     threads: int,
+    hold_out: bool = False,
     checkpoint_every: int = 500,
 ) -> Path:
-    """Station 3, second half: physical actions from a few demonstrations."""
+    """Station 3, second half: physical actions from a few demonstrations, of one body or of several at once.
+
+    Any source will do whose episodes carry actions. Which clips were used stands in the run's configuration, so that
+    `run_open_loop` can refuse them.
+    """
     use_threads(threads)
-    episodes = demonstrations(source, body=body, skills=skills, per_skill=per_skill)
+    bodies = [body] if isinstance(body, str) else list(dict.fromkeys(body))
+    clips = {
+        name: demonstration_clips(source, body=name, skills=skills, per_skill=per_skill, hold_out=hold_out)
+        for name in bodies
+    }
     store = None if labels is None else LabelStore.open(labels)
     if store is not None:
-        store.require(source_hash=source.fingerprint())
-    chunk_steps = config.network.head.chunk_steps
-    data = demonstration_data(episodes, store, chunk_steps=chunk_steps)
-    stage = FinetuneStage(config, data, camera=source.camera, init=init)
+        store.require(source_hash=source_hash(source))
+    image_px = (config.network if init is None else read_spec(init).config).backbone.image_px
+    data = [_demonstrations(source, mine, store, config, image_px, alone=len(bodies) == 1) for mine in clips.values()]
+    stage = FinetuneStage(config, data, init=init)
     if store is not None and init is not None and (init / CONFIG_FILE).exists():
         # The same number of codes is not the same codes: only the tokenizer behind the pre-training means them.
         store.require(tokenizer_sha256=read_json(init / CONFIG_FILE).get("tokenizer"))
@@ -336,9 +357,10 @@ def run_finetune(
         config={
             **asdict(config),
             "threads": threads,
-            "demonstrations": source.fingerprint(),
-            "body": body,
+            "demonstrations": source_hash(source),
+            "body": bodies[0] if len(bodies) == 1 else bodies,
             "per_skill": per_skill,
+            "clips": [clip.name for mine in clips.values() for clip in mine],
             "init": None if init is None else init.name,
             "labels": None if store is None else store.provenance.tokenizer_sha256,
         },
@@ -348,6 +370,27 @@ def run_finetune(
     )
     stage.save(run)
     return run
+
+
+def _demonstrations(
+    source: Source,
+    clips: Sequence[ClipInfo],
+    labels: LabelStore | None,
+    config: FinetuneConfig,
+    image_px: int,
+    *,
+    alone: bool,
+) -> DemonstrationData:
+    """The moments of one body's clips; beside other bodies it may lack a camera that they have."""
+    first = source.read(clips[0])
+    rate_hz = first.info.fps if first.action_space is None else first.action_space.rate_hz
+    return demonstration_data(
+        (source.read(clip) for clip in clips),
+        labels,
+        chunk_steps=config.network.head.steps_at(rate_hz),
+        extra_cameras=[name for name in config.extra_cameras if alone or name in first.extra_frames],
+        image_px=image_px,
+    )
 
 
 def check_source(source: Source) -> None:

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from cyclemimic.data.hindsight import end_maps
 from cyclemimic.errors import InputError
-from cyclemimic.policy.action_heads import end_loss, readout_loss
 from cyclemimic.policy.network import (
     NetworkConfig,
     NetworkSpec,
@@ -25,6 +24,7 @@ from cyclemimic.policy.network import (
     build_pretrain_network,
     save_network,
 )
+from cyclemimic.policy.reader import end_loss, readout_loss
 from cyclemimic.policy.vocabulary import Vocabulary
 from cyclemimic.randomness import rng_for
 from cyclemimic.train.pictures import Sentences, random_shift

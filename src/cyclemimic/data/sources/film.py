@@ -56,7 +56,13 @@ class FilmSource:
         """
         actions, proprioception = self.actions_of(clip)
         episode = self._video.read(clip)
-        return replace(episode, actions=actions, proprioception=proprioception, action_space=self.action_space)
+        return replace(
+            episode,
+            actions=actions,
+            proprioception=proprioception,
+            action_space=self.action_space,
+            camera=self.camera.name,
+        )
 
     def actions_of(self, clip: ClipInfo) -> tuple[Float32, Float32 | None]:
         """Actions [T-1, A] and, where the world told it, proprioception [T, P]; no video is decoded."""

@@ -103,10 +103,19 @@ def space_from_json(value: dict[str, Any], where: Path) -> ActionSpace:
     """The action space that `space_to_json` wrote. InputError where a field is missing or of another kind."""
     try:
         axes = tuple(
-            Axis(name=str(a["name"]), unit=str(a["unit"]), low=float(a["low"]), high=float(a["high"]))
+            Axis(
+                name=str(a["name"]),
+                unit=str(a["unit"]),
+                low=float(a["low"]),
+                high=float(a["high"]),
+                # Films of before axes had kinds: hands were moved by changes, grippers told where to be.
+                kind=a.get("kind", "absolute" if a["unit"] == "fraction" else "delta"),
+            )
             for a in value["axes"]
         )
-        return ActionSpace(name=str(value["name"]), axes=axes, rate_hz=float(value["rate_hz"]))
+        return ActionSpace(
+            name=str(value["name"]), axes=axes, rate_hz=float(value["rate_hz"]), kind=value.get("kind", "pose")
+        )
     except (KeyError, TypeError) as error:
         remedy = "The file is damaged; film again."
         raise InputError(where, expected="an action space", got=f"a fault at {error}", remedy=remedy) from None
