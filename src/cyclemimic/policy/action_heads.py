@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cyclemimic.errors import InputError
+from cyclemimic.nn.collectives import global_mean, num_processes
 from cyclemimic.policy.backbone import BackboneOutput
 from cyclemimic.policy.towers import FiLM
 
@@ -161,7 +162,8 @@ def spatial_softmax(heat: Tensor) -> Tensor:
 def action_loss(predicted: Tensor, actions: Tensor, mask: Tensor) -> Tensor:
     """Mean absolute error over the steps [B, S] that `mask` marks as real (paper, policy, L1 on actions)."""
     error = (predicted - actions).abs().mean(-1) * mask
-    return error.sum() / mask.sum().clamp_min(1)
+    # Real steps of the whole batch, as a mean over the processes: the mean of their losses is then the batch's.
+    return error.sum() / global_mean(mask.sum()).clamp_min(1 / num_processes())
 
 
 def hindsight_loss(predicted: Tensor, target: Tensor) -> Tensor:

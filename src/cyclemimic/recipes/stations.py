@@ -25,6 +25,7 @@ from cyclemimic.tokenizer.tokenizer import WEIGHTS, LatentActionTokenizer
 from cyclemimic.train.checkpoint import CONFIG_FILE
 from cyclemimic.train.labels import label_cache
 from cyclemimic.train.loop import train, use_threads
+from cyclemimic.train.processes import together
 from cyclemimic.train.progress import Progress
 from cyclemimic.train.stage1_tokenizer import TokenizerTraining, tokenizer_facts, train_tokenizer
 from cyclemimic.train.stage2_pretrain import PretrainConfig, PretrainStage, pretrain_data
@@ -112,7 +113,9 @@ def cached(source: Source, size_px: int, root: Path) -> FrameCache:
         elif line.startswith("skipped"):
             print(line, flush=True)
 
-    build_cache(source, folder, size_px, progress=say)
+    with together() as first:
+        if first:
+            build_cache(source, folder, size_px, progress=say)
     return FrameCache.open(folder)
 
 
@@ -185,12 +188,14 @@ def run_pretrain(
         checkpoint_every=checkpoint_every,
         samples_per_step=config.batch,
     )
-    stage.save(run)
-    if held_out.any():
-        scores = stage.validate(data.subset(np.flatnonzero(held_out)))
-        write_json(run / "validation.json", asdict(scores))
-        accuracy = ", ".join(f"{a:.2f}" for a in scores.slot_accuracy)
-        print(f"held-out clips: latent NLL {scores.latent_nll:.3f} nats, accuracy by slot {accuracy}")
+    with together() as first:
+        if first:
+            stage.save(run)
+        if first and held_out.any():
+            scores = stage.validate(data.subset(np.flatnonzero(held_out)))
+            write_json(run / "validation.json", asdict(scores))
+            accuracy = ", ".join(f"{a:.2f}" for a in scores.slot_accuracy)
+            print(f"held-out clips: latent NLL {scores.latent_nll:.3f} nats, accuracy by slot {accuracy}")
     return run
 
 
@@ -265,7 +270,9 @@ def run_finetune(
         checkpoint_every=checkpoint_every,
         samples_per_step=config.batch,
     )
-    stage.save(run)
+    with together() as first:
+        if first:
+            stage.save(run)
     return run
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from cyclemimic.embodiment.normalize import CONSTANT, Kind, Normalizer
 from cyclemimic.errors import InputError
 from cyclemimic.nn.batches import DemonstrationBatch
+from cyclemimic.nn.collectives import my_rows
 from cyclemimic.policy.action_heads import HINDSIGHT_AXES, action_loss, hindsight_loss
 from cyclemimic.policy.lora import apply_lora, merge_lora, save_adapters
 from cyclemimic.policy.network import (
@@ -34,6 +35,7 @@ from cyclemimic.policy.policy import BodySpec, LatentActionPolicy
 from cyclemimic.policy.vocabulary import Vocabulary
 from cyclemimic.randomness import rng_for
 from cyclemimic.train.pictures import Sentences, random_shift
+from cyclemimic.train.progress import Waiting
 from cyclemimic.train.trainee import OptimConfig, Trainee
 from cyclemimic.types import ActionSpace, CameraSpec, Episode, Float32, Int64, UInt8
 
@@ -171,6 +173,8 @@ class FinetuneStage:
             apply_lora(network, rank=config.lora_rank, alpha=config.lora_alpha, seed=config.seed)
         self.trainee: Trainee[PolicyNetwork] = Trainee(network.to(self.device), config.optim)
         self._sentences = Sentences(self.spec.vocabulary, data.sentences)
+        self._last_batch: dict[str, Tensor] = {}
+        self._waiting = Waiting()
         self._actions = torch.from_numpy(self.body.actions.normalize(data.actions))
         self._state = None
         if state is not None and self.body.proprioception is not None:
@@ -183,8 +187,9 @@ class FinetuneStage:
         """One update; logs each term and the accuracy of each slot."""
         c = self.config
         rng = rng_for(c.seed, step, "finetune")
-        batch = self.draw(rng)
-        blind = torch.from_numpy(rng.random(c.batch) < c.blind_share).to(self.device)
+        with self._waiting:
+            batch = self.draw(rng)
+        blind = torch.from_numpy(rng.random(c.batch)[my_rows(c.batch)] < c.blind_share).to(self.device)
         network = self.trainee.network.train()
         output, said = network(batch.observation, batch.codes, blind)
         assert batch.actions is not None and batch.action_mask is not None
@@ -195,21 +200,34 @@ class FinetuneStage:
         if batch.hindsight is not None:
             terms["hindsight_l1"] = hindsight_loss(said.hindsight, batch.hindsight)
             loss = loss + c.hindsight_weight * terms["hindsight_l1"]
-        norm = self.trainee.apply(step, loss)
+        self._last_batch = {
+            "images": batch.observation.images,
+            "codes": batch.codes,
+            "actions": batch.actions,
+            "action_mask": batch.action_mask,
+        }
+        norm = self.trainee.apply(step, loss, terms)
         with torch.no_grad():
             accuracy = network.latent.slot_accuracy(output.slots, batch.codes)
         return {
             **terms,
             "gradient_norm": norm,
+            "data_wait_s": self._waiting.taken(),
             **{f"accuracy_{i}": value for i, value in enumerate(accuracy)},
         }
 
+    def last_batch(self) -> Mapping[str, Tensor]:
+        """What the last step was given, on this process."""
+        return self._last_batch
+
     def draw(self, rng: np.random.Generator) -> DemonstrationBatch:
-        """B moments, uniformly, shifted by a pixel or less."""
+        """B moments, uniformly, shifted by a pixel or less; of several processes each gets its rows of them."""
         c, data = self.config, self.data
         index = rng.integers(len(data), size=c.batch)
         sentence = self._sentences.drop(data.sentence[index], rng, c.instruction_dropout)
-        images = random_shift(data.images[index], rng, c.shift_px)
+        mine = my_rows(c.batch)
+        index, sentence = index[mine], sentence[mine]
+        images = random_shift(data.images[index], rng, c.shift_px, rows=mine, of=c.batch)
         observation = self._sentences.observe(
             images,
             sentence,
