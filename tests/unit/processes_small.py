@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,25 +12,27 @@ import numpy as np
 import torch
 
 from cyclemimic.nn import collectives
-from cyclemimic.train.endings import DivergedError, NotFiniteError
+from cyclemimic.train.endings import DivergedError, NotFiniteError, ProcessLostError, RunEndedError, RunInterruptedError
 from cyclemimic.train.loop import LoopConfig, train
-from cyclemimic.train.optim import adamw, update
+from cyclemimic.train.optim import (
+    adamw,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    update,
+    with_prefix,
+    without_prefix,
+)
 from cyclemimic.train.processes import is_first, processes, require_agreement, together
-from cyclemimic.train.stage2_pretrain import PretrainStage, pretrain_data
-from cyclemimic.train.stage3_finetune import FinetuneStage, demonstration_data
-from tests.unit import test_stage23 as small
 
 REPOSITORY = Path(__file__).parents[2]
 BATCH, STEPS = 6, 5
+LAUNCHER = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
 
 
-def start(job: str, folder: Path, count: int, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run function `job` on `count` processes and wait."""
-    launcher = (
-        ["-m", "torch.distributed.run", "--nproc-per-node", str(count), "--master-port", "0"] if count > 1 else []
-    )
-    command = [sys.executable, *launcher, "-m", "tests.unit.processes_small", job, str(folder)]
-    own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{REPOSITORY}/src:{REPOSITORY}", **environment}
+def start(folder: Path, *jobs: str) -> subprocess.CompletedProcess[str]:
+    """Run functions of this file on two processes, one after the other, and wait."""
+    command = [sys.executable, *LAUNCHER, "tests.unit.processes_small", str(folder), *jobs]
+    own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{REPOSITORY}/src:{REPOSITORY}"}
     return subprocess.run(
         command, cwd=REPOSITORY, env={**os.environ, **own}, capture_output=True, text=True, check=False, timeout=100
     )
@@ -37,11 +40,15 @@ def start(job: str, folder: Path, count: int, **environment: str) -> subprocess.
 
 def losses(folder: Path) -> None:
     """Five steps of pre-training and of fine-tuning from stores in `folder`, in both precisions; their mean losses."""
+    # Imported here alone: the other jobs need none of it.
+    from cyclemimic.train.stage2_pretrain import PretrainStage, pretrain_data
+    from cyclemimic.train.stage3_finetune import FinetuneStage, demonstration_data
+    from tests.unit import test_stage23 as small
+
     cache, labels = small.FrameCache.open(folder / "cache"), small.LabelStore.open(folder / "labels")
     demonstrations = demonstration_data(small.episodes(), labels, chunk_steps=4)
     found = {}
     for precision in ("float32", "float64"):
-        torch.set_default_dtype(getattr(torch, precision))
         pretrain = dataclasses.replace(small.PRETRAIN, batch=BATCH, instruction_dropout=0.3)
         finetune = dataclasses.replace(small.FINETUNE, batch=BATCH)
         stages = {
@@ -53,7 +60,7 @@ def losses(folder: Path) -> None:
                 in_double(stage)
             rows = [stage.step(step) for step in range(STEPS)]
             require_agreement(stage.state(), name)
-            for key in rows[0].keys() - {"data_wait_s"}:
+            for key in sorted(rows[0].keys() - {"data_wait_s"}):
                 values = torch.stack([row[key].detach().double() for row in rows])
                 found[f"{name} {key} {precision}"] = collectives.global_mean(values).tolist()
     if is_first():
@@ -69,7 +76,7 @@ def in_double(stage) -> None:
     for name in ("_actions", "_state", "_ends"):
         if getattr(stage, name, None) is not None:
             setattr(stage, name, getattr(stage, name).double())
-    if isinstance(stage, PretrainStage):
+    if hasattr(stage.data, "ends"):
         stage.data = dataclasses.replace(stage.data, ends=stage.data.ends.astype(np.float64))
 
 
@@ -127,12 +134,17 @@ def one_loss_not_finite(folder: Path) -> None:
     assert torch.equal(module.weight, before)
 
 
-def failing_block(folder: Path) -> None:
-    """What process 0 cannot do ends process 1 as well."""
-    with together() as first:
-        if first:
-            raise SystemExit(3)
-    (folder / "went-on").touch()
+def a_block_that_fails(folder: Path) -> None:
+    """What process 0 cannot do ends the block on process 1 as well; process 0 keeps its own error."""
+    try:
+        with together() as first:
+            if first:
+                raise OSError("mine")
+    except (OSError, ProcessLostError) as error:
+        said = "mine" if collectives.process_number() == 0 else "Another process of this run stopped"
+        assert said in str(error)
+    else:
+        raise AssertionError("went on")
 
 
 class Two:
@@ -154,21 +166,73 @@ class Two:
         return {"first": first, "second": second}
 
     def state(self):
-        return {"maker": self.maker.weight, "critic": self.critic.weight}
+        tensors = with_prefix(self.maker.state_dict(), "maker") | with_prefix(self.critic.state_dict(), "critic")
+        for number, optimizer in enumerate(self.optimizers):
+            tensors |= optimizer_tensors(optimizer, f"optimizer-{number}")
+        return tensors
 
     def load_state(self, tensors):
-        raise AssertionError("not resumed here")
+        self.maker.load_state_dict(without_prefix(tensors, "maker"))
+        self.critic.load_state_dict(without_prefix(tensors, "critic"))
+        for number, optimizer in enumerate(self.optimizers):
+            load_optimizer_tensors(optimizer, tensors, f"optimizer-{number}")
 
 
-def two_optimizers(folder: Path) -> None:
+class Hurt(Two):
+    """Process 1 is sent a signal in its fourth step."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.number = number
+
+    def step(self, step):
+        if step == 4 and collectives.process_number() == 1:
+            os.kill(os.getpid(), self.number)
+        return super().step(step)
+
+
+def run(stage, folder: Path) -> None:
     """The whole loop, with checkpoints."""
-    count = collectives.num_processes()
     train(
-        Two(), name="two", run_dir=folder / f"two-{count}", config={}, steps=7, checkpoint_every=3, log_every=2,
-        samples_per_step=8, loop=LoopConfig(tracker="none", keep_last=1),
+        stage, name="two", run_dir=folder, config={}, steps=7, checkpoint_every=3, log_every=2, samples_per_step=8,
+        loop=LoopConfig(tracker="none", keep_last=1),
     )  # fmt: skip
 
 
-if __name__ == "__main__":
+def two_optimizers(folder: Path) -> None:
+    """Unbroken."""
+    run(Two(), folder / f"two-{collectives.num_processes()}")
+
+
+def a_signal_to_one(folder: Path) -> None:
+    """All stop behind the same step, and the same call goes on from there."""
+    try:
+        run(Hurt(signal.SIGTERM), folder / "signalled")
+    except RunInterruptedError as error:
+        assert "stopped by SIGTERM at step 5" in str(error)
+    else:
+        raise AssertionError("went on")
+    assert [p.name for p in (folder / "signalled/checkpoints").iterdir()] == ["step-00000005"]
+    run(Two(), folder / "signalled")
+
+
+def death_of_one(folder: Path) -> None:
+    """Process 1 dies of SIGKILL."""
+    try:
+        run(Hurt(signal.SIGKILL), folder / "death")
+    except RunEndedError as error:
+        print(error, file=sys.stderr, flush=True)
+        sys.exit(error.exit_code)
+
+
+def main(folder: Path, jobs: list[str]) -> None:
+    """Each job; those that pass leave a file, and one that fails is said at once."""
+    torch.set_num_threads(1)
     with processes(timeout_s=20):
-        globals()[sys.argv[1]](Path(sys.argv[2]))
+        for job in jobs:
+            globals()[job](folder)
+            (folder / f"passed-{job}-{collectives.process_number()}").touch()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])

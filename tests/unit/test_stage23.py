@@ -59,14 +59,18 @@ def episodes(actions=True):
     return out
 
 
-@pytest.fixture
-def cache(tmp_path):
+def make_cache(folder):
     recipe = CacheRecipe(source_hash="s", size_px=PX, resampler="area")
-    with FrameCacheWriter(tmp_path / "cache", recipe) as writer:
+    with FrameCacheWriter(folder, recipe) as writer:
         for episode in episodes():
             writer.add(episode.info, episode.frames)
         writer.finish()
-    return FrameCache.open(tmp_path / "cache")
+    return FrameCache.open(folder)
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return make_cache(tmp_path / "cache")
 
 
 def label(folder, num_codes=K, skip=()):

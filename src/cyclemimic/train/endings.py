@@ -13,7 +13,7 @@ class RunEndedError(RuntimeError):
     exit_code = 1
 
 
-class InterruptedError(RunEndedError):
+class RunInterruptedError(RunEndedError):
     """A signal asked for an end: a checkpoint is written, and the same command goes on (EX_TEMPFAIL)."""
 
     exit_code = 75

@@ -25,7 +25,7 @@ from cyclemimic.train.checkpoint import (
     room_for,
     steps_of_checkpoints,
 )
-from cyclemimic.train.endings import InterruptedError, NotFiniteError, RunEndedError
+from cyclemimic.train.endings import NotFiniteError, RunEndedError, RunInterruptedError
 from cyclemimic.train.memory import MemoryUse, is_out_of_memory, memory_use, out_of_memory
 from cyclemimic.train.nonfinite import keep_evidence
 from cyclemimic.train.processes import is_first, is_lost, lost, require_agreement, together
@@ -222,7 +222,7 @@ class _Run:
             self._save(done)
         if caught:
             self._settle()
-            raise InterruptedError(
+            raise RunInterruptedError(
                 f"{self.name}: stopped by {name_of(caught)} at step {done}; the same command goes on"
             )
 

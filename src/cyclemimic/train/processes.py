@@ -1,8 +1,9 @@
 """One run on several processes, as `torchrun` starts them: joining, waiting for one another, and ending together.
 
-    torchrun --nproc-per-node 2 -m cyclemimic.cli pretrain ...
+    torchrun --nproc-per-node 2 -m -- cyclemimic.cli pretrain --run runs/pretrained ...
 
-Process 0 alone writes and speaks. All processes must see the same run folder. The numbers are those of one process
+(Without the `--` torchrun takes `--run` for an option of its own, even behind the program's name.) Process 0 alone
+writes and speaks. All processes must see the same run folder. The numbers are those of one process
 (nn/collectives.py). Engineering.
 """
 

@@ -92,8 +92,9 @@ class Record:
         cpu_s = time.process_time() - self._cpu_s
         figures["cpu_ms_per_sample"] = 1000 * cpu_s * num_processes() / count
         if num_processes() > 1:
-            means = global_mean(torch.tensor(list(figures.values()), dtype=torch.float64))
-            figures = dict(zip(figures, means.tolist(), strict=True))
+            names = sorted(figures)  # the same order on every process
+            means = global_mean(torch.tensor([figures[name] for name in names], dtype=torch.float64)).tolist()
+            figures |= dict(zip(names, means, strict=True))
         figures["samples_per_s"] = count / spent_s
         return figures
 
