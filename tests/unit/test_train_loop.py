@@ -166,6 +166,25 @@ def test_moving_average_moves_by_its_decay_and_survives():
     assert torch.equal(other.average["weight"], average.average["weight"])
 
 
+def test_frozen_weights_are_neither_averaged_nor_saved_twice():
+    module = torch.nn.Sequential(torch.nn.Linear(2, 3).requires_grad_(False), torch.nn.BatchNorm1d(3))
+    module[0].bias.requires_grad_(True)
+    average = MovingAverage(module, 0.5)
+    assert set(average.tensors("a")) == {"a.0.bias"} | {f"a.1.{n}" for n in module[1].state_dict()}
+    with torch.no_grad():
+        module[0].weight.fill_(5)
+    whole = average.whole(module)
+    assert list(whole) == list(module.state_dict())
+    assert whole["0.weight"].data_ptr() == module[0].weight.data_ptr()
+    assert whole["0.bias"] is average.average["0.bias"]
+
+
+def test_tied_weights_are_averaged_under_both_names():
+    module = torch.nn.ModuleList([torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)])
+    module[1].weight = module[0].weight
+    assert {"0.weight", "1.weight"} <= set(MovingAverage(module, 0.5).average)
+
+
 def test_prefixes_undo_each_other():
     tensors = {"a": torch.ones(1), "b.c": torch.zeros(1)}
     assert without_prefix({**with_prefix(tensors, "x"), "xy.a": torch.ones(1)}, "x") == tensors

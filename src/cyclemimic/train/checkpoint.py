@@ -79,6 +79,11 @@ class CheckpointWriter:
         if pending is not None:
             pending.result()
 
+    def rest(self) -> None:
+        """Return when nothing is being written any more, whatever became of it: for what runs on a way out."""
+        if self._pending is not None:
+            self._pending.exception()
+
     def close(self) -> None:
         """Let the last write end, whatever becomes of it."""
         self._thread.shutdown(wait=True)

@@ -249,6 +249,7 @@ class _Run:
                     save_tensors(self.run_dir / FINAL_STATE, state, {"step": str(self.steps)})
 
     def _last_checkpoint(self) -> int | None:
+        self.checkpoints.rest()
         whole = steps_of_checkpoints(self.run_dir / CHECKPOINTS)
         return whole[-1] if whole else None
 

@@ -25,7 +25,8 @@ WAITED = "data_wait_s"  # a stage's figure: seconds that a step waited for its d
 class Record:
     """Gathers the figures of steps and writes their means over the steps since the last row and over all processes.
 
-    Every process must call `log` at the same steps; the first alone writes.
+    Every process must call `log` at the same steps; the first alone writes. Where a run went on between two rows, the
+    next row is the mean over the steps of this sitting.
 
     Args:
         start: the step at which this sitting begins; rows behind it are dropped.
