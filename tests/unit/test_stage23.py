@@ -16,7 +16,9 @@ from cyclemimic.policy.vocabulary import Vocabulary
 from cyclemimic.randomness import rng_for
 from cyclemimic.store.frame_cache import CacheRecipe, FrameCache, FrameCacheWriter
 from cyclemimic.store.label_store import LabelProvenance, LabelRows, LabelStore, LabelStoreWriter
-from cyclemimic.train.loop import read_metrics, train
+from cyclemimic.store.weights import load_tensors
+from cyclemimic.train.endings import NotFiniteError
+from cyclemimic.train.loop import LoopConfig, read_metrics, train
 from cyclemimic.train.pictures import Sentences, random_shift
 from cyclemimic.train.stage2_pretrain import PretrainConfig, PretrainStage, pretrain_data
 from cyclemimic.train.stage3_finetune import FinetuneConfig, FinetuneStage, demonstration_data
@@ -168,6 +170,12 @@ def test_random_shift():
     assert len(seen) == 9
 
 
+def test_rows_of_a_batch_are_moved_as_the_whole_batch_is():
+    images = np.random.default_rng(0).integers(0, 256, (31, 7, 5, 3), np.uint8)
+    whole, rows = random_shift(images, rng_for(0, 3, "a"), 1), slice(11, 17)
+    assert np.array_equal(random_shift(images[rows], rng_for(0, 3, "a"), 1, rows=rows, of=31), whole[rows])
+
+
 def test_instruction_dropout_names_the_neutral_prompt():
     vocabulary = Vocabulary.build(SENTENCES, num_codes=K)
     table = Sentences(vocabulary, SENTENCES)
@@ -224,6 +232,24 @@ def test_the_loop_takes_both_stages(cache, labels, tmp_path):
             log_every=2, samples_per_step=5,
         )  # fmt: skip
         assert len(read_metrics(tmp_path / kind)) == 2
+
+
+def test_both_stages_leave_evidence_where_a_loss_is_not_finite(cache, labels, tmp_path):
+    made = stages(cache, labels, tmp_path)
+    for kind, term in (("pretrain", "hindsight_nll"), ("scratch", "action_l1")):
+        stage = made[kind]()
+        if kind == "pretrain":
+            stage.data = dataclasses.replace(stage.data, ends=stage.data.ends * np.nan)
+        else:
+            stage._actions = stage._actions * torch.inf
+        said = rf"step 0: the loss is not finite \(non-finite terms: {term}\).*the batch itself is not finite"
+        with pytest.raises(NotFiniteError, match=said):
+            train(
+                stage, name=kind, run_dir=tmp_path / kind, config={"seed": 0}, steps=4, checkpoint_every=2,
+                samples_per_step=5, loop=LoopConfig(tracker="none"),
+            )  # fmt: skip
+        batch, _ = load_tensors(tmp_path / kind / "nonfinite-step-0/batch.safetensors")
+        assert batch["images"].shape == (stage.config.batch, 3, PX, PX) and batch["codes"].shape[1] == L
 
 
 def test_every_trainable_weight_moves(cache, labels, tmp_path):

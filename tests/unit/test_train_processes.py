@@ -67,7 +67,7 @@ def test_the_death_of_one_ends_the_other_with_a_message_and_the_checkpoint_resum
     done = start(tmp_path, "death_of_one")
     assert done.returncode != 0
     assert "two, step 4: another of the 2 processes died" in done.stderr
-    assert "the last checkpoint is that of step 3. The same command goes on" in done.stderr
+    assert "The last checkpoint is that of step 3. The same command goes on" in done.stderr
     assert "exitcode  : 69" in done.stderr or "exitcode  : -9" in done.stderr
     run(Two(), tmp_path / "death")
     one, two = (load_tensors(f / "state.safetensors")[0] for f in (ran / "two-1", tmp_path / "death"))

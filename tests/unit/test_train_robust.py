@@ -278,5 +278,5 @@ def test_what_counts_as_too_little_memory():
 def test_the_batch_is_halved_until_it_fits():
     assert batch_that_fits(64, None) == 32 and batch_that_fits(1, None) == 1
     use = MemoryUse(resting_bytes=10, peak_bytes=10 + 64 * 100, capacity_bytes=1000)  # 100 bytes a sample
-    assert batch_that_fits(64, use) == 8
+    assert batch_that_fits(64, use) == 8 and batch_that_fits(2 * 64, use, count=2) == 16
     assert batch_that_fits(64, MemoryUse(resting_bytes=990, peak_bytes=7390, capacity_bytes=1000)) == 1

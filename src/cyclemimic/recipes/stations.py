@@ -24,7 +24,7 @@ from cyclemimic.store.label_store import LabelStore
 from cyclemimic.tokenizer.tokenizer import WEIGHTS, LatentActionTokenizer
 from cyclemimic.train.checkpoint import CONFIG_FILE
 from cyclemimic.train.labels import label_cache
-from cyclemimic.train.loop import train, use_threads
+from cyclemimic.train.loop import LoopConfig, train, use_threads
 from cyclemimic.train.processes import together
 from cyclemimic.train.progress import Progress
 from cyclemimic.train.stage1_tokenizer import TokenizerTraining, tokenizer_facts, train_tokenizer
@@ -162,6 +162,7 @@ def run_pretrain(
     cache_root: Path,
     threads: int,
     checkpoint_every: int = 500,
+    loop: LoopConfig | None = None,
 ) -> Path:
     """Station 3, first half: which latent action follows a picture and a sentence."""
     use_threads(threads)
@@ -187,6 +188,7 @@ def run_pretrain(
         steps=config.optim.steps,
         checkpoint_every=checkpoint_every,
         samples_per_step=config.batch,
+        loop=loop,
     )
     with together() as first:
         if first:
@@ -240,6 +242,7 @@ def run_finetune(
     init: Path | None,
     threads: int,
     checkpoint_every: int = 500,
+    loop: LoopConfig | None = None,
 ) -> Path:
     """Station 3, second half: physical actions from a few demonstrations."""
     use_threads(threads)
@@ -269,6 +272,7 @@ def run_finetune(
         steps=config.optim.steps,
         checkpoint_every=checkpoint_every,
         samples_per_step=config.batch,
+        loop=loop,
     )
     with together() as first:
         if first:

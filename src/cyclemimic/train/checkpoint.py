@@ -101,12 +101,13 @@ def room_for(tensors: Mapping[str, Tensor], folder: Path) -> Iterator[None]:
     except (OSError, SafetensorError) as error:
         if not _no_room(error):
             raise
-        needed_mb = sum(t.nbytes for t in tensors.values()) / 1e6
+        needed_bytes = sum(t.nbytes for t in tensors.values())
+        needed = f" to write {needed_bytes / 1e6:.3g} MB" if needed_bytes else ""
         free_mb = shutil.disk_usage(folder).free / 1e6
         raise DiskFullError(
-            f"{folder}: no room to write {needed_mb:.1f} MB, {free_mb:.1f} MB are free (or a quota ends here). Nothing"
-            " half-written was kept, and older checkpoints are whole. Make room, or move the run folder to another"
-            " disk, then repeat the command: it goes on. --keep-last 1 keeps fewer checkpoints."
+            f"{folder}: no room{needed}, {free_mb:.3g} MB are free (or a quota ends here). Nothing half-written was"
+            " kept, and older checkpoints are whole. Make room, or move the run folder to another disk, then repeat the"
+            " command: it goes on. --keep-last 1 keeps fewer checkpoints."
         ) from error
 
 

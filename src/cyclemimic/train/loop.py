@@ -168,7 +168,11 @@ class _Run:
             raise
         except RuntimeError as error:
             if is_lost(error):
-                raise lost(self.name, step, self._last_checkpoint()) from error
+                checkpoint = self._last_checkpoint()
+                kept = (
+                    f"The last checkpoint is that of step {checkpoint}" if checkpoint else "There is no checkpoint yet"
+                )
+                raise lost(f"{self.name}, step {step}: ", kept) from error
             raise
         finally:
             self.checkpoints.close()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from cyclemimic.nn.collectives import num_processes
 from cyclemimic.train.endings import OutOfMemoryError
 
 _SIGNS = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "out of memory")
@@ -39,28 +40,35 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
 
 
-def batch_that_fits(batch: int, use: MemoryUse | None) -> int:
-    """Half of `batch`, and halved on until it fits if an earlier step was measured; at least 1."""
-    smaller = max(1, batch // 2)
-    if use is None:
-        return smaller
-    per_sample = max(0, use.peak_bytes - use.resting_bytes) / batch
-    room = use.capacity_bytes * (1 - _KEPT_FREE) - use.resting_bytes
-    while smaller > 1 and per_sample * smaller > room:
-        smaller //= 2
-    return smaller
+def batch_that_fits(batch: int, use: MemoryUse | None, count: int = 1) -> int:
+    """Half of `batch`, and halved on until it fits if an earlier step was measured; at least 1 for each process.
+
+    Args:
+        batch: of all processes together.
+        use: of the card of one process.
+        count: how many processes share the batch.
+    """
+    rows = batch // count
+    smaller = max(1, rows // 2)
+    if use is not None:
+        per_row = max(0, use.peak_bytes - use.resting_bytes) / rows
+        room = use.capacity_bytes * (1 - _KEPT_FREE) - use.resting_bytes
+        while smaller > 1 and per_row * smaller > room:
+            smaller //= 2
+    return smaller * count
 
 
 def out_of_memory(name: str, step: int, batch: int, error: BaseException, use: MemoryUse | None) -> OutOfMemoryError:
     """The message."""
-    words = str(error).strip() or type(error).__name__
-    if batch == 1:
-        advice = "The batch is 1 already: take a smaller network or picture, or a machine with more memory"
+    words, count = str(error).strip() or type(error).__name__, num_processes()
+    if batch <= count:
+        advice = (
+            "There is one sample a process already: take a smaller network or picture, or a machine with more memory"
+        )
     else:
         how = "a guess, since no step was measured" if use is None else "by the memory that earlier steps took"
-        advice = (
-            f"A batch of {batch_that_fits(batch, use)} should fit ({how}); it makes another run, so name another --run"
-        )
+        fits = batch_that_fits(batch, use, count)
+        advice = f"A batch of {fits} should fit ({how}); it makes another run, so name another --run"
     return OutOfMemoryError(
         f"{name}, step {step}: a batch of {batch} does not fit into memory ({words.splitlines()[0][:200]})."
         f" {advice}. The last checkpoint is whole."

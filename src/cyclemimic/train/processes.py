@@ -52,7 +52,7 @@ def processes(*, timeout_s: float | None = None) -> Iterator[None]:
             yield
     except RuntimeError as error:
         if is_lost(error):
-            raise lost("", None, None) from error
+            raise lost() from error
         raise
     finally:
         _patient.clear()
@@ -116,14 +116,12 @@ def is_lost(error: BaseException) -> bool:
     return lost_class or (type(error) is RuntimeError and num_processes() > 1 and "gloo" in str(error).lower())
 
 
-def lost(name: str, step: int | None, checkpoint: int | None) -> ProcessLostError:
-    """What to say when another process is gone during `step`, the last checkpoint being that of step `checkpoint`."""
-    where = f"{name}, step {step}: " if step is not None else ""
-    resumed = "there is no checkpoint yet" if not checkpoint else f"the last checkpoint is that of step {checkpoint}"
+def lost(where: str = "", kept: str = "What lies on disk is whole") -> ProcessLostError:
+    """What to say when another process is gone; `where` that was noticed, and what is `kept`."""
     return ProcessLostError(
         f"{where}another of the {num_processes()} processes died or does not answer, so process {process_number()} ends"
-        f" too. See what the other one said; {resumed}. The same command goes on from there. ({TIMEOUT} says how long"
-        " a silent process is waited for.)"
+        f" too; see what the other one said. {kept}. The same command goes on from there. ({TIMEOUT} says how long a"
+        " silent process is waited for.)"
     )
 
 

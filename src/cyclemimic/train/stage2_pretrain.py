@@ -217,9 +217,15 @@ class PretrainStage:
         output, logits, end = network(observation, codes)
         latent = network.latent.latent_loss(output.slots, codes)
         readout = readout_loss(logits, codes)
-        hindsight = end_loss(end, torch.from_numpy(self.data.ends[self.data.clip[index]]).to(self.device))
+        ends = torch.from_numpy(self.data.ends[self.data.clip[index]]).to(self.device)
+        hindsight = end_loss(end, ends)
         terms = {"latent_nll": latent, "readout_nll": readout, "hindsight_nll": hindsight}
-        self._last_batch = {"index": torch.from_numpy(index), "images": observation.images, "codes": codes}
+        self._last_batch = {
+            "index": torch.from_numpy(index),
+            "images": observation.images,
+            "codes": codes,
+            "ends": ends,
+        }
         loss = c.latent_weight * latent + c.readout_weight * readout + c.hindsight_weight * hindsight
         norm = self.trainee.apply(step, loss, terms)
         with torch.no_grad():

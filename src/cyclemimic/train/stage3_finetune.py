@@ -200,12 +200,15 @@ class FinetuneStage:
         if batch.hindsight is not None:
             terms["hindsight_l1"] = hindsight_loss(said.hindsight, batch.hindsight)
             loss = loss + c.hindsight_weight * terms["hindsight_l1"]
-        self._last_batch = {
+        given = {
             "images": batch.observation.images,
+            "proprioception": batch.observation.proprioception,
             "codes": batch.codes,
             "actions": batch.actions,
             "action_mask": batch.action_mask,
+            "hindsight": batch.hindsight,
         }
+        self._last_batch = {key: value for key, value in given.items() if value is not None}
         norm = self.trainee.apply(step, loss, terms)
         with torch.no_grad():
             accuracy = network.latent.slot_accuracy(output.slots, batch.codes)
