@@ -83,9 +83,18 @@ def test_one_process_alone_needs_no_group(monkeypatch):
 
 
 def test_a_timeout_that_is_no_time_is_refused(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "0"), ("MASTER_ADDR", "localhost"), ("MASTER_PORT", "1")):
+        monkeypatch.setenv(name, value)
     monkeypatch.setenv(TIMEOUT, "soon")
     with pytest.raises(InputError, match="seconds above 0"), processes():
+        pass
+
+
+def test_half_an_environment_of_torchrun_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(InputError, match="got no RANK, MASTER_ADDR, MASTER_PORT"), processes():
         pass
 
 

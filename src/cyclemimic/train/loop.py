@@ -111,34 +111,40 @@ def train(
                 # Two processes in one folder would spoil each other's checkpoints.
                 stack.enter_context(alone_in(run_dir))
                 clear_unfinished(run_dir / CHECKPOINTS)
-        run = _Run(stage, name, run_dir, config, steps, checkpoint_every, log_every, samples_per_step, loop)
         if (run_dir / FINAL_STATE).exists():
             stage.load_state(load_tensors(run_dir / FINAL_STATE)[0])
-        else:
-            run.go_on()
+            return
+        _Run(
+            stage=stage,
+            name=name,
+            run_dir=run_dir,
+            config=config,
+            steps=steps,
+            checkpoint_every=checkpoint_every,
+            log_every=log_every,
+            samples_per_step=samples_per_step,
+            loop=loop or LoopConfig(),
+        ).go_on()
 
 
+@dataclass(kw_only=True)
 class _Run:
     """One sitting of `train`."""
 
-    def __init__(
-        self,
-        stage: Stage,
-        name: str,
-        run_dir: Path,
-        config: Mapping[str, Any],
-        steps: int,
-        checkpoint_every: int,
-        log_every: int,
-        samples_per_step: int,
-        loop: LoopConfig | None,
-    ) -> None:
-        self.stage, self.name, self.run_dir, self.config, self.steps = stage, name, run_dir, config, steps
-        self.checkpoint_every, self.log_every, self.samples = checkpoint_every, log_every, samples_per_step
-        self.loop = loop or LoopConfig()
-        self.checkpoints = CheckpointWriter(run_dir / CHECKPOINTS, keep_last=self.loop.keep_last)
-        self.memory: MemoryUse | None = None
-        self.saved_s = time.monotonic()
+    stage: Stage
+    name: str
+    run_dir: Path
+    config: Mapping[str, Any]
+    steps: int
+    checkpoint_every: int
+    log_every: int
+    samples_per_step: int
+    loop: LoopConfig
+    memory: MemoryUse | None = None
+    saved_s: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.checkpoints = CheckpointWriter(self.run_dir / CHECKPOINTS, keep_last=self.loop.keep_last)
 
     def go_on(self) -> None:
         """From the last checkpoint to the end, or to whatever ends it before."""
@@ -150,7 +156,7 @@ class _Run:
                 name=self.name,
                 start=start,
                 steps=self.steps,
-                samples_per_step=self.samples,
+                samples_per_step=self.samples_per_step,
                 tracker=self.loop.tracker,
                 alarms=self.loop.alarms,
                 config=self.config,
@@ -209,7 +215,7 @@ class _Run:
             ) from found
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
-                raise out_of_memory(self.name, step, self.samples, error, self.memory) from error
+                raise out_of_memory(self.name, step, self.samples_per_step, error, self.memory) from error
             raise
         self.memory = memory_use()
         return figures

@@ -4,7 +4,7 @@
 
 (Without the `--` torchrun takes `--run` for an option of its own, even behind the program's name.) Process 0 alone
 writes and speaks. All processes must see the same run folder. The numbers are those of one process
-(nn/collectives.py). Engineering.
+(nn/collectives.py) up to rounding, and a run may go on with another number of processes. Engineering.
 """
 
 from __future__ import annotations
@@ -43,6 +43,14 @@ def processes(*, timeout_s: float | None = None) -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1 or num_processes() > 1:
         yield
         return
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise InputError(
+            "WORLD_SIZE",
+            expected="the environment that torchrun gives its processes",
+            got=f"no {', '.join(missing)}",
+            remedy="Start with torchrun, or unset WORLD_SIZE.",
+        )
     both = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     seconds = _timeout_s() if timeout_s is None else timeout_s
     dist.init_process_group(both, timeout=timedelta(seconds=seconds))
