@@ -45,9 +45,18 @@ def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], *, k
             shutil.rmtree(unfinished, ignore_errors=True)
             raise
     _sync_folder(folder)
-    for old in steps_of_checkpoints(folder)[:-keep_last]:
-        shutil.rmtree(folder / f"{PREFIX}{old:08d}")
+    tidy(folder, keep_last=keep_last)
     return final
+
+
+def tidy(folder: Path, *, keep_last: int) -> None:
+    """Remove what a kill has left: what was half-written, and checkpoints that the newer ones have replaced."""
+    for old in steps_of_checkpoints(folder)[:-keep_last]:
+        # Renamed before it is emptied, so that a kill in between leaves nothing that looks whole.
+        shutil.rmtree(folder / f"{UNFINISHED}{old:08d}", ignore_errors=True)
+        (folder / f"{PREFIX}{old:08d}").replace(folder / f"{UNFINISHED}{old:08d}")
+    for unfinished in folder.glob(f"{UNFINISHED}*"):
+        shutil.rmtree(unfinished)
 
 
 class CheckpointWriter:
@@ -117,21 +126,14 @@ def steps_of_checkpoints(folder: Path) -> list[int]:
 
 
 def latest_checkpoint(folder: Path) -> tuple[int, dict[str, Tensor]] | None:
-    """The step and the tensors of the newest whole checkpoint, or None. What was half-written is removed."""
+    """The step and the tensors of the newest whole checkpoint, or None."""
     if not folder.exists():
         return None
-    clear_unfinished(folder)
     steps = steps_of_checkpoints(folder)
     if not steps:
         return None
     tensors, metadata = load_tensors(folder / f"{PREFIX}{steps[-1]:08d}" / "state.safetensors")
     return int(metadata["step"]), tensors
-
-
-def clear_unfinished(folder: Path) -> None:
-    """Remove what was half-written."""
-    for unfinished in folder.glob(f"{UNFINISHED}*"):
-        shutil.rmtree(unfinished)
 
 
 def claim_run(run_dir: Path, config: Mapping[str, object]) -> None:

@@ -20,10 +20,10 @@ from cyclemimic.train.alarms import AlarmConfig
 from cyclemimic.train.checkpoint import (
     CheckpointWriter,
     claim_run,
-    clear_unfinished,
     latest_checkpoint,
     room_for,
     steps_of_checkpoints,
+    tidy,
 )
 from cyclemimic.train.endings import NotFiniteError, RunEndedError, RunInterruptedError
 from cyclemimic.train.memory import MemoryUse, is_out_of_memory, memory_use, out_of_memory
@@ -104,13 +104,14 @@ def train(
         InputError: `run_dir` belongs to another configuration, or another process is at work in it.
         RunEndedError: it had to stop before (endings.py); the same command goes on.
     """
+    loop = loop or LoopConfig()
     with ExitStack() as stack:
         with together() as first:
             if first:
                 claim_run(run_dir, config)
                 # Two processes in one folder would spoil each other's checkpoints.
                 stack.enter_context(alone_in(run_dir))
-                clear_unfinished(run_dir / CHECKPOINTS)
+                tidy(run_dir / CHECKPOINTS, keep_last=loop.keep_last)
         if (run_dir / FINAL_STATE).exists():
             stage.load_state(load_tensors(run_dir / FINAL_STATE)[0])
             return
@@ -123,7 +124,7 @@ def train(
             checkpoint_every=checkpoint_every,
             log_every=log_every,
             samples_per_step=samples_per_step,
-            loop=loop or LoopConfig(),
+            loop=loop,
         ).go_on()
 
 
