@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from cyclemimic.errors import InputError
 from cyclemimic.nn.batches import DemonstrationBatch, ObservationBatch
+from cyclemimic.nn.collectives import global_mean, num_processes
 from cyclemimic.policy.backbone import BackboneOutput
 from cyclemimic.policy.reader import SteeredReader
 
@@ -256,11 +257,18 @@ def action_loss(predicted: Tensor, actions: Tensor, mask: Tensor, axes: Tensor |
     """
     error = (predicted - actions).abs()
     error = error.mean(-1) if axes is None else (error * axes[:, None]).sum(-1) / axes.sum(-1, keepdim=True)
-    error = error * mask
-    return error.sum() / mask.sum().clamp_min(1)
+    return mean_where(error, mask)
+
+
+def mean_where(values: Tensor, mask: Tensor) -> Tensor:
+    """The mean of `values` where `mask` is true, over the whole batch.
+
+    Counted over all processes, as a mean over them: the mean of their losses is then the batch's.
+    """
+    return (values * mask).sum() / global_mean(mask.sum()).clamp_min(1 / num_processes())
 
 
 def hindsight_loss(predicted: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
     """Mean absolute error of the guessed end point [B, 3], normalised, over the rows of `mask` [B]. Engineering."""
     error = (predicted - target).abs()
-    return error.mean() if mask is None else (error.mean(-1) * mask).sum() / mask.sum().clamp_min(1)
+    return error.mean() if mask is None else mean_where(error.mean(-1), mask)

@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cyclemimic.nn.batches import DemonstrationBatch, ObservationBatch
-from cyclemimic.policy.action_heads import HeadConfig, HeadOutput, HeadSizes, check_proprioception, of_body, waves
+from cyclemimic.policy.action_heads import (
+    HeadConfig,
+    HeadOutput,
+    HeadSizes,
+    check_proprioception,
+    mean_where,
+    of_body,
+    waves,
+)
 from cyclemimic.policy.backbone import BackboneOutput
 
 
@@ -86,7 +94,7 @@ class BinsHead(nn.Module):
             mask = mask & batch.axis_mask[:, None]
         counts = self._in_line(mask, body)
         nats = F.cross_entropy(said.logits.flatten(0, 1), (wanted + self.first_bin_id).flatten(), reduction="none")
-        return {"action_nll": (nats * counts.flatten()).sum() / counts.sum().clamp_min(1)}
+        return {"action_nll": mean_where(nats, counts.flatten())}
 
     def _in_line(self, values: Tensor, body: Tensor | None) -> Tensor:
         """[B, S, A] to [B, X], step by step and axis by axis of each row's own body; 0 or False behind."""

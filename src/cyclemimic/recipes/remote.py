@@ -39,9 +39,9 @@ def policy_hello(run: Path, policy: LatentActionPolicy) -> Hello:
         policy=run.name or run.resolve().name,
         identity=sha256_json(files),
         action_space=body.action_space,
-        cameras=(body.camera,),
-        chunk_steps=policy.network.spec.config.head.chunk_steps,
-        proprioception_width=policy.network.spec.proprioception_width or None,
+        cameras=(body.camera, *(camera for camera in body.extra_cameras if camera is not None)),
+        chunk_steps=policy.chunk_steps,
+        proprioception_width=None if body.proprioception is None else body.proprioception.width,
     )
 
 
@@ -147,7 +147,7 @@ def run_remote(
         lambda: world,
         policy,
         [o.task for o in through.outcomes],
-        chunk_steps=policy.network.spec.config.head.chunk_steps,
+        chunk_steps=policy.chunk_steps,
         batch=1,
     )
     found = read_json(driven)

@@ -35,7 +35,8 @@ from cyclemimic.tokenizer.tokenizer import WEIGHTS, LatentActionTokenizer
 from cyclemimic.train.checkpoint import CONFIG_FILE
 from cyclemimic.train.demonstrations import DemonstrationData, demonstration_data
 from cyclemimic.train.labels import label_cache
-from cyclemimic.train.loop import train, use_threads
+from cyclemimic.train.loop import LoopConfig, train, use_threads
+from cyclemimic.train.processes import together
 from cyclemimic.train.progress import Progress
 from cyclemimic.train.stage1_tokenizer import TokenizerTraining, tokenizer_facts, train_tokenizer
 from cyclemimic.train.stage2_pretrain import PretrainConfig, PretrainStage, pretrain_data
@@ -128,7 +129,9 @@ def cached(source: Source, size_px: int, root: Path) -> FrameCache:
         elif line.startswith("skipped"):
             print(line, flush=True)
 
-    build_cache(source, folder, size_px, progress=say)
+    with together() as first:
+        if first:
+            build_cache(source, folder, size_px, progress=say)
     return FrameCache.open(folder)
 
 
@@ -242,6 +245,7 @@ def run_pretrain(
     cache_root: Path,
     threads: int,
     checkpoint_every: int = 500,
+    loop: LoopConfig | None = None,
 ) -> Path:
     """Station 3, first half: which latent action follows a picture and a sentence."""
     use_threads(threads)
@@ -267,13 +271,16 @@ def run_pretrain(
         steps=config.optim.steps,
         checkpoint_every=checkpoint_every,
         samples_per_step=config.batch,
+        loop=loop,
     )
-    stage.save(run)
-    if held_out.any():
-        scores = stage.validate(data.subset(np.flatnonzero(held_out)))
-        write_json(run / "validation.json", asdict(scores))
-        accuracy = ", ".join(f"{a:.2f}" for a in scores.slot_accuracy)
-        print(f"held-out clips: latent NLL {scores.latent_nll:.3f} nats, accuracy by slot {accuracy}")
+    with together() as first:
+        if first:
+            stage.save(run)
+        if first and held_out.any():
+            scores = stage.validate(data.subset(np.flatnonzero(held_out)))
+            write_json(run / "validation.json", asdict(scores))
+            accuracy = ", ".join(f"{a:.2f}" for a in scores.slot_accuracy)
+            print(f"held-out clips: latent NLL {scores.latent_nll:.3f} nats, accuracy by slot {accuracy}")
     return run
 
 
@@ -329,6 +336,7 @@ def run_finetune(
     threads: int,
     hold_out: bool = False,
     checkpoint_every: int = 500,
+    loop: LoopConfig | None = None,
 ) -> Path:
     """Station 3, second half: physical actions from a few demonstrations, of one body or of several at once.
 
@@ -367,8 +375,11 @@ def run_finetune(
         steps=config.optim.steps,
         checkpoint_every=checkpoint_every,
         samples_per_step=config.batch,
+        loop=loop,
     )
-    stage.save(run)
+    with together() as first:
+        if first:
+            stage.save(run)
     return run
 
 

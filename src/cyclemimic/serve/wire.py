@@ -214,7 +214,7 @@ def _read_hello(read: _Fields) -> Hello:
 
 def _read_axis(read: _Fields) -> Axis:
     # Limits are numbers, everything else that an axis says of itself is a word.
-    words = {f.name: read.text(f.name) for f in fields(Axis) if f.name not in ("low", "high")}
+    words: dict[str, Any] = {f.name: read.text(f.name) for f in fields(Axis) if f.name not in ("low", "high")}
     axis = Axis(low=read.number("low"), high=read.number("high"), **words)
     read.end()
     return axis

@@ -19,6 +19,7 @@ from torch import Tensor
 from cyclemimic.embodiment.normalize import CONSTANT, Kind, Normalizer
 from cyclemimic.errors import InputError, did_you_mean
 from cyclemimic.nn.batches import DemonstrationBatch, pixels
+from cyclemimic.nn.collectives import my_rows
 from cyclemimic.policy.action_heads import BodyWidths, HeadConfig, LatentHead, hindsight_loss
 from cyclemimic.policy.lora import apply_lora, merge_lora, save_adapters
 from cyclemimic.policy.network import (
@@ -35,6 +36,7 @@ from cyclemimic.policy.vocabulary import Vocabulary
 from cyclemimic.randomness import rng_for
 from cyclemimic.train.demonstrations import DemonstrationData, Moments, joined
 from cyclemimic.train.pictures import Sentences, random_shift
+from cyclemimic.train.progress import Waiting
 from cyclemimic.train.trainee import OptimConfig, Trainee
 from cyclemimic.types import CameraSpec, Float32
 
@@ -111,13 +113,16 @@ class FinetuneStage:
         self.trainee: Trainee[PolicyNetwork] = Trainee(network.to(self.device), config.optim)
         self.data = self._joined()
         self._sentences = Sentences(self.spec.vocabulary, self.data.sentences)
+        self._last_batch: dict[str, Tensor] = {}
+        self._waiting = Waiting()
 
     def step(self, step: int) -> Mapping[str, Tensor]:
         """One update; logs each term and the accuracy of each slot."""
         c = self.config
         rng = rng_for(c.seed, step, "finetune")
-        batch = self.draw(rng)
-        blind = torch.from_numpy(rng.random(c.batch) < c.blind_share).to(self.device)
+        with self._waiting:
+            batch = self.draw(rng)
+        blind = torch.from_numpy(rng.random(c.batch)[my_rows(c.batch)] < c.blind_share).to(self.device)
         network = self.trainee.network.train()
         output, said = network(batch.observation, batch.codes, blind, batch.actions)
         latent = network.latent.latent_loss(output.slots, batch.codes)
@@ -127,21 +132,40 @@ class FinetuneStage:
         if batch.hindsight is not None and said.hindsight is not None:
             terms["hindsight_l1"] = hindsight_loss(said.hindsight, batch.hindsight, batch.hindsight_mask)
             loss = loss + c.hindsight_weight * terms["hindsight_l1"]
-        norm = self.trainee.apply(step, loss)
+        given = {
+            "images": batch.observation.images,
+            "proprioception": batch.observation.proprioception,
+            "codes": batch.codes,
+            "actions": batch.actions,
+            "action_mask": batch.action_mask,
+            "hindsight": batch.hindsight,
+        }
+        self._last_batch = {key: value for key, value in given.items() if value is not None}
+        norm = self.trainee.apply(step, loss, terms)
         with torch.no_grad():
             accuracy = network.latent.slot_accuracy(output.slots, batch.codes)
         return {
             **terms,
             "gradient_norm": norm,
+            "data_wait_s": self._waiting.taken(),
             **{f"accuracy_{i}": value for i, value in enumerate(accuracy)},
         }
 
+    def last_batch(self) -> Mapping[str, Tensor]:
+        """What the last step was given, on this process."""
+        return self._last_batch
+
     def draw(self, rng: np.random.Generator) -> DemonstrationBatch:
-        """B moments, uniformly, shifted by a pixel or less, each camera by itself."""
+        """B moments, uniformly, shifted by a pixel or less, each camera by itself.
+
+        Of several processes each gets its rows of them.
+        """
         c, data = self.config, self.data
         index = data.draw(rng, c.batch)
         sentence = self._sentences.drop(data.sentence[index], rng, c.instruction_dropout)
-        images = random_shift(data.images[index], rng, c.shift_px)
+        mine = my_rows(c.batch)
+        index, sentence = index[mine], sentence[mine]
+        images = random_shift(data.images[index], rng, c.shift_px, rows=mine, of=c.batch)
         observation = self._sentences.observe(
             images,
             sentence,
@@ -151,7 +175,9 @@ class FinetuneStage:
         body = torch.from_numpy(data.body[index]).to(self.device)
         observation = replace(observation, body=body)
         if data.extra_images:
-            extra = (random_shift(pictures[index], rng, c.shift_px) for pictures in data.extra_images)
+            extra = (
+                random_shift(pictures[index], rng, c.shift_px, rows=mine, of=c.batch) for pictures in data.extra_images
+            )
             seen = torch.from_numpy(data.extra_seen[index]).to(self.device)
             shown = tuple(pixels(pictures, self.device) for pictures in extra)
             observation = replace(observation, extra_images=shown, extra_seen=seen)
