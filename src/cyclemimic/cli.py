@@ -14,7 +14,6 @@ from cyclemimic.robot.command import main as drive_command
 try:
     import tyro
 
-    from cyclemimic.data.sources.film import FilmSource
     from cyclemimic.recipes import demo as demo_recipe
     from cyclemimic.recipes import dry_run as rehearsal
     from cyclemimic.recipes import judging, remote, stations

@@ -113,7 +113,7 @@ def test_state_holds_all_that_the_next_steps_depend_on(decoder):
         figures = [one.step(step) for one in (unbroken, resumed)]
         assert figures[0].keys() == figures[1].keys()
         assert {*FURTHER} <= set(figures[0])
-        assert all(torch.equal(figures[0][name], figures[1][name]) for name in figures[0])
+        assert all(torch.equal(figures[0][name], figures[1][name]) for name in figures[0].keys() - {"data_wait_s"})
     assert not differing(unbroken.state(), resumed.state())
 
 
