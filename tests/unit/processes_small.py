@@ -41,8 +41,8 @@ def start(folder: Path, *jobs: str) -> subprocess.CompletedProcess[str]:
 def losses(folder: Path) -> None:
     """Five steps of pre-training and of fine-tuning from stores in `folder`, in both precisions; their mean losses."""
     # Imported here alone: the other jobs need none of it.
-    from cyclemimic.train.stage2_pretrain import PretrainStage, pretrain_data
     from cyclemimic.train.demonstrations import demonstration_data
+    from cyclemimic.train.stage2_pretrain import PretrainStage, pretrain_data
     from cyclemimic.train.stage3_finetune import FinetuneStage
     from tests.unit import test_stage23 as small
 
