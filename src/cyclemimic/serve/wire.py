@@ -12,14 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
-from typing import Any, NoReturn, cast, get_args
+from typing import Any, NoReturn
 
 import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
 from cyclemimic.errors import InputError, did_you_mean
-from cyclemimic.types import ActionChunk, ActionSpace, Axis, CameraSpec, Float32, Observation, SpaceKind
+from cyclemimic.types import ActionChunk, ActionSpace, Axis, CameraSpec, Float32, Observation
 
 PROTOCOL = 1
 MAX_MESSAGE_BYTES = 64 << 20
@@ -192,12 +192,11 @@ def number_of(raw: bytes) -> int | None:
 def _read_hello(read: _Fields) -> Hello:
     space = read.fields("action_space")
     axes = tuple(_read_axis(axis) for axis in space.rows("axes", MAX_AXES))
-    rate_hz, kind = space.number("rate_hz"), space.text("kind")
+    rate_hz = space.number("rate_hz")
     if not 0 < rate_hz < math.inf:
         _wrong(f"{space.where}.rate_hz", "more than 0 Hz", str(rate_hz))
-    if kind not in get_args(SpaceKind):
-        _wrong(f"{space.where}.kind", f"one of {get_args(SpaceKind)}", repr(kind))
-    action_space = ActionSpace(name=space.text("name"), axes=axes, rate_hz=rate_hz, kind=cast(SpaceKind, kind))
+    words: dict[str, Any] = {word: space.text(word) for word in ("name", "kind")}
+    action_space = ActionSpace(axes=axes, rate_hz=rate_hz, **words)
     space.end()
     cameras = []
     for row in read.rows("cameras", MAX_CAMERAS):
