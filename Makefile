@@ -6,8 +6,11 @@ BIN := $(VENV)/bin
 TORCH_ARGS ?=
 TORCH_PIN := $(shell grep '^torch==' constraints.txt)
 STAMP := $(VENV)/.ready
+# What a robot's computer has: the light install and the simulated arms, no torch.
+ROBOT_VENV ?= .venv-robot
+ROBOT_STAMP := $(ROBOT_VENV)/.ready
 
-.PHONY: setup demo test check bench bench-gpu clean
+.PHONY: setup robot demo test check bench bench-gpu clean
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -17,10 +20,17 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $(STAMP)
 
-demo: setup
+robot: $(ROBOT_STAMP)
+
+$(ROBOT_STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(ROBOT_VENV)
+	$(ROBOT_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[arms]'
+	touch $(ROBOT_STAMP)
+
+demo: setup robot
 	$(BIN)/cyclemimic demo --run runs/demo
 
-test: setup
+test: setup robot
 	$(BIN)/python -m pytest
 
 check: setup
@@ -36,4 +46,4 @@ bench-gpu: setup
 	$(BIN)/python benchmarks/gpu.py --out benchmarks/results/latest-gpu.json
 
 clean:
-	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(ROBOT_VENV) runs .pytest_cache .mypy_cache .ruff_cache

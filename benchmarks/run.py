@@ -31,9 +31,10 @@ from cyclemimic.recipes.tiny import tiny
 from cyclemimic.store.atomic import write_json
 from cyclemimic.store.frame_cache import FrameCache
 from cyclemimic.tokenizer.tokenizer import LatentActionTokenizer
+from cyclemimic.train.demonstrations import demonstration_data
 from cyclemimic.train.loop import use_threads
 from cyclemimic.train.stage1_tokenizer import TokenizerStage, TokenizerTraining
-from cyclemimic.train.stage3_finetune import FinetuneStage, demonstration_data
+from cyclemimic.train.stage3_finetune import FinetuneStage
 from cyclemimic.types import Observation, Task
 from cyclemimic.worlds.arms import ArmsWorld
 from cyclemimic.worlds.drawn import DrawnWorld

@@ -9,19 +9,27 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclemimic.errors import InputError
+from cyclemimic.robot.command import main as drive_command
 
 try:
     import tyro
 
     from cyclemimic.data.sources.film import FilmSource
     from cyclemimic.recipes import demo as demo_recipe
-    from cyclemimic.recipes import judging, stations
+    from cyclemimic.recipes import dry_run as rehearsal
+    from cyclemimic.recipes import judging, remote, stations
     from cyclemimic.recipes.paper import paper
     from cyclemimic.recipes.recipe import Recipe, RecipeObjective, find_recipe
     from cyclemimic.recipes.tiny import tiny
-    from cyclemimic.train.loop import use_threads
+    from cyclemimic.train.endings import RunEndedError
+    from cyclemimic.train.loop import LoopConfig, use_threads
+    from cyclemimic.train.processes import processes
+    from cyclemimic.train.trackers import TrackerName
 except ModuleNotFoundError as missing:
-    sys.exit(f"cyclemimic: {missing.name} is not installed; the command line needs: pip install 'cyclemimic[train]'")
+    sys.exit(
+        f"cyclemimic: {missing.name} is not installed; the command line needs: pip install 'cyclemimic[train]' "
+        "(all but `cyclemimic drive`, which needs the light install alone)"
+    )
 
 RECIPES = {"tiny": tiny, "paper": paper}
 CACHE = Path("runs/cache")
@@ -41,7 +49,7 @@ def film(
     """Film scripted experts in a simulated world: video files, and the actions apart from them.
 
     Args:
-        world: which world (arms, drawn).
+        world: which world: arms, arms-distractor, arms-moving-camera, drawn.
         out: folder for video/ (with a sidecar of sentences) and actions/.
         episodes: how many per body and skill.
         bodies: which bodies; all unless named.
@@ -99,9 +107,13 @@ def tokenizer(
     bodies: tuple[str, ...] = (),
     seed: int | None = None,
     threads: int = 1,
-    device: str = "cpu",
-    precision: Literal["fp32", "bf16"] = "fp32",
+    device: str | None = None,
+    precision: Literal["fp32", "bf16"] | None = None,
     cache: Path = CACHE,
+    tracker: TrackerName = "tensorboard",
+    keep_last: int = 2,
+    checkpoint_every_s: float | None = None,
+    dry_run: Literal["sizes", "step"] | None = None,
 ) -> None:
     """Learn latent actions from video alone. Started again with the same command it goes on where it stopped.
 
@@ -120,9 +132,13 @@ def tokenizer(
         bodies: embodiments to learn from; all unless named.
         seed: initialisation and data order.
         threads: of one core each; final weights depend on it.
-        device: cpu, cuda, cuda:1 ...
-        precision: fp32, or bf16 by autocast (for GPUs).
+        device: cpu, cuda, cuda:1 ...; the recipe's unless given.
+        precision: fp32, or bf16 by autocast (for GPUs); the recipe's unless given.
         cache: folder of decoded frames.
+        tracker: where figures can be watched: tensorboard, wandb, trackio or none.
+        keep_last: how many checkpoints are kept.
+        checkpoint_every_s: also write one after so many seconds.
+        dry_run: train nothing: print sizes and work, and with `step` take one real step of two pairs of noise.
     """
     found = the_recipe(recipe)
     apart = objective in ("lapa", "univla")
@@ -138,13 +154,25 @@ def tokenizer(
     config = replace(config, **{k: v for k, v in changes.items() if v is not None})
     parts = {k: v for k, v in {"decoder": decoder, "change": change}.items() if v is not None}
     config = replace(config, tokenizer=replace(config.tokenizer, **parts))
+    if dry_run is not None:
+        print(rehearsal.tokenizer_sizes(config).text())
+        if dry_run == "step":
+            print(rehearsal.one_step(config, device="cpu" if device is None else device).text())
+        return
     stations.run_tokenizer(
-        stations.open_source(source), config, run, cache_root=cache, bodies=bodies, trunk=trunk, backbone=backbone
+        stations.open_source(source),
+        config,
+        run,
+        cache_root=cache,
+        bodies=bodies,
+        trunk=trunk,
+        backbone=backbone,
+        loop=LoopConfig(tracker=tracker, keep_last=keep_last, checkpoint_every_s=checkpoint_every_s),
     )
     print(f"tokenizer in {run}")
 
 
-def label(source: str, tokenizer: Path, out: Path, threads: int = 1, cache: Path = CACHE) -> None:
+def label(source: str, tokenizer: Path, out: Path, threads: int = 1, device: str = "cpu", cache: Path = CACHE) -> None:
     """Label every frame pair of a source with its latent action, into Parquet with provenance.
 
     Args:
@@ -152,9 +180,12 @@ def label(source: str, tokenizer: Path, out: Path, threads: int = 1, cache: Path
         tokenizer: a run of `cyclemimic tokenizer`.
         out: folder of the label store; what is labelled already is kept.
         threads: of one core each.
+        device: cpu, cuda ...
         cache: folder of decoded frames.
     """
-    store = stations.run_label(stations.open_source(source), tokenizer, out, cache_root=cache, threads=threads)
+    store = stations.run_label(
+        stations.open_source(source), tokenizer, out, cache_root=cache, threads=threads, device=device
+    )
     print(f"{len(store)} labels of {len(store.clips)} clips in {out}")
 
 
@@ -167,6 +198,9 @@ def pretrain(
     seed: int | None = None,
     threads: int = 1,
     cache: Path = CACHE,
+    tracker: TrackerName = "tensorboard",
+    keep_last: int = 2,
+    checkpoint_every_s: float | None = None,
 ) -> None:
     """Teach the policy which latent action follows a picture and a sentence; no actions are read.
 
@@ -179,52 +213,85 @@ def pretrain(
         seed: initialisation and data order.
         threads: of one core each; final weights depend on it.
         cache: folder of decoded frames.
+        tracker: where figures can be watched: tensorboard, wandb, trackio or none.
+        keep_last: how many checkpoints are kept.
+        checkpoint_every_s: also write one after so many seconds.
     """
     config = the_recipe(recipe).pretrain
     if steps is not None:
         config = replace(config, optim=replace(config.optim, steps=steps))
     if seed is not None:
         config = replace(config, seed=seed)
-    stations.run_pretrain(stations.open_source(source), labels, config, run, cache_root=cache, threads=threads)
+    stations.run_pretrain(
+        stations.open_source(source),
+        labels,
+        config,
+        run,
+        cache_root=cache,
+        threads=threads,
+        loop=LoopConfig(tracker=tracker, keep_last=keep_last, checkpoint_every_s=checkpoint_every_s),
+    )
     print(f"pre-trained policy in {run}")
 
 
 def finetune(
     source: str,
     run: Path,
-    body: str,
+    body: tuple[str, ...],
     labels: Path | None = None,
     init: Path | None = None,
     adaptation: Literal["lora", "full"] = "lora",
     per_skill: int = 20,
     skills: tuple[str, ...] = (),
+    head: str | None = None,
+    extra_cameras: tuple[str, ...] = (),
+    proprioception: bool = True,
+    instruction_dropout: float = 0.0,
+    hold_out: bool = False,
     recipe: str = "tiny",
     steps: int | None = None,
     learning_rate: float | None = None,
     seed: int | None = None,
     threads: int = 1,
+    tracker: TrackerName = "tensorboard",
+    keep_last: int = 2,
+    checkpoint_every_s: float | None = None,
 ) -> None:
     """Teach the policy a body's actions from a few demonstrations.
 
     Args:
-        source: demonstrations with actions, film:PATH.
+        source: demonstrations with actions, such as film:PATH.
         run: folder for the policy, metrics and checkpoints.
-        body: whose demonstrations.
+        body: whose demonstrations; several bodies share one network.
         labels: latent actions of the demonstrations' video; without them plain behaviour cloning.
         init: a run of `cyclemimic pretrain`; without it all weights start at random.
         adaptation: lora trains adapters and the action head, full trains everything.
         per_skill: how many demonstrations of each skill.
         skills: which skills; all unless named.
+        head: act_query, latent, bins or package.module:Class; the recipe's unless given.
+        extra_cameras: cameras that the policy sees beside the main one, such as wrist.
+        proprioception: whether the policy sees the robot's state.
+        instruction_dropout: share of moments that are shown without their sentence.
+        hold_out: leave the held-out clips out, so that `evaluate --split held-out` can use them.
         recipe: tiny, or package.module:function.
         steps: updates; the recipe's unless given.
         learning_rate: the recipe's unless given.
         seed: initialisation and data order.
         threads: of one core each; final weights depend on it.
+        tracker: where figures can be watched: tensorboard, wandb, trackio or none.
+        keep_last: how many checkpoints are kept.
+        checkpoint_every_s: also write one after so many seconds.
     """
-    found = stations.open_source(source)
-    if not isinstance(found, FilmSource):
-        raise InputError("--source", expected="demonstrations with actions, film:PATH", got=source, remedy="Film some.")
-    config = replace(the_recipe(recipe).finetune, adaptation=adaptation)
+    config = replace(
+        the_recipe(recipe).finetune,
+        adaptation=adaptation,
+        extra_cameras=extra_cameras,
+        use_proprioception=proprioception,
+        instruction_dropout=instruction_dropout,
+    )
+    if head is not None:
+        sizes = replace(config.network.head, kind=head)
+        config = replace(config, network=replace(config.network, head=sizes))
     if steps is not None:
         config = replace(config, optim=replace(config.optim, steps=steps))
     if learning_rate is not None:
@@ -232,7 +299,7 @@ def finetune(
     if seed is not None:
         config = replace(config, seed=seed)
     stations.run_finetune(
-        found,
+        stations.open_source(source),
         config,
         run,
         body=body,
@@ -240,7 +307,9 @@ def finetune(
         per_skill=per_skill,
         labels=labels,
         init=init,
+        hold_out=hold_out,
         threads=threads,
+        loop=LoopConfig(tracker=tracker, keep_last=keep_last, checkpoint_every_s=checkpoint_every_s),
     )
     print(f"policy in {run}")
 
@@ -249,28 +318,38 @@ def evaluate(
     run: tyro.conf.Positional[Path],
     source: str | None = None,
     judge: Path | None = None,
+    split: Literal["validation", "test", "held-out"] = "held-out",
+    without: Path | None = None,
     world: str = "arms",
     body: str | None = None,
     skills: tuple[str, ...] = (),
     episodes: int = 20,
     first_seed: int = 10_000_000,
     show: Literal["as it is", "swapped", "black"] = "as it is",
+    through_server: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    controls: bool = False,
     out: Path | None = None,
     threads: int = 1,
     cache: Path = CACHE,
 ) -> None:
-    """Judge a run: closed-loop success of a policy, or the quality of a tokenizer's latent actions.
+    """Judge a run: a policy's success in a world or error on demonstrations, or the quality of latent actions.
 
     Args:
         run: what to judge; a tokenizer and a policy are told apart by what lies there.
-        source: for a tokenizer, video whose true motion is known, film:PATH.
+        source: for a tokenizer, video whose true motion is known, film:PATH; for a policy, demonstrations that it
+            never saw: the error of its chunks per axis, for robots that have no simulator.
         judge: for a tokenizer, folder of the independent judge; fitted on first use.
+        split: for a policy and a source, which clips.
+        without: for a policy and a source, another policy beside it, such as one without pre-training.
         world: for a policy, where it acts.
         body: for a policy, with which body.
         skills: for a policy, which skills; all unless named.
         episodes: for a policy, how many per skill.
         first_seed: for a policy, starts are drawn from this number on, and equal for equal numbers.
         show: for a policy, the true sentence and picture, a swapped instruction, or a black picture.
+        through_server: for a policy, `serve` it and `drive` the world, each in a process of its own, and check that
+            the episodes end as they do in this process.
+        controls: for a tokenizer, measure also a difference of frames, an untrained encoder and an oracle.
         out: folder for results; the run itself unless given.
         threads: of one core each.
         cache: folder of decoded frames.
@@ -284,13 +363,27 @@ def evaluate(
                 got="none",
                 remedy="Name what `film` wrote.",
             )
-        record = judging.run_quality(run, source, judge or run.parent / "judge", out or run, cache_root=cache)
-        print(judging.quality_text(record))
+        quality = judging.run_quality(
+            run, source, judge or run.parent / "judge", out or run, cache_root=cache, controls=controls
+        )
+        print(judging.quality_text(quality))
+        return
+    if source is not None:
+        found = judging.run_open_loop(run, source, out=out or run, split=split, without=without, body=body)
+        print(found.text())
         return
     if body is None:
         raise InputError(
             "--body", expected="the body that acts", got="none", remedy="Name the body of the demonstrations."
         )
+    if through_server:
+        if show != "as it is":
+            raise InputError("--through-server", expected="--show 'as it is'", got=show, remedy="Leave one out.")
+        record = remote.run_remote(
+            run, world, body=body, skills=skills, episodes=episodes, first_seed=first_seed, out=out or run
+        )
+        print(record.text())
+        sys.exit(0 if record.equal == record.success.n else 1)
     result = judging.run_rollouts(
         run,
         world,
@@ -320,6 +413,31 @@ def inspect(
     print(judging.run_inspect(run, source, out or run / "inspect", cache_root=cache))
 
 
+def serve(
+    policy: tyro.conf.Positional[Path],
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    threads: int = 1,
+    device: str = "cpu",
+) -> None:
+    """Let robots ask a policy: a websocket that `cyclemimic drive` talks to. Ctrl-C or SIGTERM ends it.
+
+    Args:
+        policy: a run of `cyclemimic finetune`.
+        host: where to listen. There is no password: other machines only in a network that you trust.
+        port: 0 takes any free one; the address is printed.
+        threads: of one core each.
+        device: cpu, cuda, cuda:1 ...
+    """
+    use_threads(threads)
+    remote.serve_policy(policy, host=host, port=port, device=device)
+
+
+def drive() -> None:
+    """Drive a robot, or the simulated arms, by a policy server. Needs no torch; see `cyclemimic drive --help`."""
+    raise AssertionError("`main` hands this verb on before tyro sees it")
+
+
 def demo(run: Path = Path("runs/demo"), quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False) -> None:
     """The whole journey on simulated arms: from video to a robot that acts, on two cores.
 
@@ -344,6 +462,8 @@ VERBS: dict[str, Callable[..., Any]] = {
     "finetune": finetune,
     "evaluate": evaluate,
     "inspect": inspect,
+    "serve": serve,
+    "drive": drive,
     "doctor": doctor,
     "demo": demo,
 }
@@ -356,20 +476,29 @@ def the_recipe(name: str) -> Recipe:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one verb; a mistake of the user is one message and exit code 2."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if words[:1] == ["drive"]:
+        sys.exit(drive_command(words[1:]))
     try:
-        tyro.extras.subcommand_cli_from_dict(
-            VERBS,
-            prog="cyclemimic",
-            description="Learn robot actions from video that has no action labels.",
-            args=arguments,
-        )
+        with processes():  # one, or those of torchrun
+            tyro.extras.subcommand_cli_from_dict(
+                VERBS,
+                prog="cyclemimic",
+                description="Learn robot actions from video that has no action labels.",
+                args=arguments,
+            )
     except InputError as error:
-        sys.exit(_say(error))
+        sys.exit(_say(error, 2))
+    except RunEndedError as error:
+        sys.exit(_say(error, error.exit_code))
+    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+        sys.stdout = None
+        sys.exit(0)
 
 
-def _say(error: InputError) -> int:
+def _say(error: Exception, code: int) -> int:
     print(f"cyclemimic: {error}", file=sys.stderr)
-    return 2
+    return code
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ L tokens of a latent action (l_z), K codes, S steps of an action chunk.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,8 @@ Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
 
 UNITS = ("m", "rad", "fraction")
+AxisKind = Literal["absolute", "delta"]
+SpaceKind = Literal["pose", "joints"]
 
 
 def check_picture(picture: UInt8, where: str, ndim: int = 3) -> None:
@@ -35,12 +37,16 @@ def check_picture(picture: UInt8, where: str, ndim: int = 3) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:
-    """One number of an action or of proprioception: its name, its unit, and its limits per step."""
+    """One number of an action or of proprioception: its name, its unit, and its limits per step.
+
+    `absolute` is where to be, `delta` how far to go from where the last step led.
+    """
 
     name: str
     unit: str
     low: float
     high: float
+    kind: AxisKind = "absolute"
 
     def __post_init__(self) -> None:
         if self.unit not in UNITS:
@@ -49,6 +55,13 @@ class Axis:
                 expected=f"a unit of {UNITS}",
                 got=repr(self.unit),
                 remedy="Convert to SI.",
+            )
+        if self.kind not in get_args(AxisKind):
+            raise InputError(
+                f"axis {self.name!r}",
+                expected=f"a kind of {get_args(AxisKind)}",
+                got=repr(self.kind),
+                remedy="Say whether the number is a target or a change.",
             )
         if not self.low < self.high:
             raise InputError(
@@ -66,6 +79,23 @@ class ActionSpace:
     name: str
     axes: tuple[Axis, ...]
     rate_hz: float
+    kind: SpaceKind = "pose"  # of a hand, or the angles of joints
+
+    def __post_init__(self) -> None:
+        if not self.rate_hz > 0:
+            raise InputError(
+                f"action space {self.name!r}",
+                expected="a rate above 0 Hz",
+                got=str(self.rate_hz),
+                remedy="Give the rate at which actions are taken.",
+            )
+        if self.kind not in get_args(SpaceKind):
+            raise InputError(
+                f"action space {self.name!r}",
+                expected=f"a kind of {get_args(SpaceKind)}",
+                got=repr(self.kind),
+                remedy="Say what its axes move.",
+            )
 
     @property
     def width(self) -> int:
@@ -215,17 +245,24 @@ class ClipInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class Episode:
-    """One decoded clip: T frames and, if the source knows them, the T - 1 actions between them."""
+    """One decoded clip: T frames and, if the source knows them, the T - 1 actions between them.
+
+    `frames` are those of the main camera; other cameras' may have another size, and show the same T moments.
+    """
 
     info: ClipInfo
     frames: UInt8  # [T, H, W, 3]
     actions: Float32 | None = None  # [T - 1, A]; action t leads from frame t to frame t + 1
     proprioception: Float32 | None = None  # [T, P]
     action_space: ActionSpace | None = None
+    camera: str = "front"  # the name of the camera that took `frames`
+    extra_frames: Mapping[str, UInt8] = field(default_factory=dict)  # other cameras by name, each [T, H', W', 3]
 
     def __post_init__(self) -> None:
         where = f"episode {self.info.name!r}"
         check_picture(self.frames, f"{where}, field frames", ndim=4)
+        self._check_cameras(where)
+        self._check_proprioception(where)
         if self.actions is None:
             return
         if len(self.actions) != len(self.frames) - 1:
@@ -237,6 +274,37 @@ class Episode:
             )
         if self.action_space is not None:
             self.action_space.check(self.actions, f"{where}, field actions")
+
+    def _check_cameras(self, where: str) -> None:
+        for name, frames in self.extra_frames.items():
+            place = f"{where}, field extra_frames[{name!r}]"
+            check_picture(frames, place, ndim=4)
+            if len(frames) != len(self.frames) or name == self.camera:
+                raise InputError(
+                    place,
+                    expected=f"{len(self.frames)} frames, as the main camera {self.camera!r} has, of another camera",
+                    got=f"{len(frames)} of {name!r}",
+                    remedy="All cameras of an episode show the same moments.",
+                )
+
+    def _check_proprioception(self, where: str) -> None:
+        state = self.proprioception
+        if state is None:
+            return
+        if state.ndim != 2 or len(state) != len(self.frames):
+            raise InputError(
+                f"{where}, field proprioception",
+                expected=f"one row for each of {len(self.frames)} frames",
+                got=str(state.shape),
+                remedy="Row t is the robot's state at frame t.",
+            )
+        if not np.isfinite(state).all():
+            raise InputError(
+                f"{where}, field proprioception",
+                expected="finite numbers",
+                got=f"NaN or infinity at index {np.argwhere(~np.isfinite(state))[0].tolist()}",
+                remedy="Drop that step.",
+            )
 
 
 @runtime_checkable

@@ -13,6 +13,7 @@ SOURCES = sorted((REPOSITORY / "src/cyclemimic").rglob("*.py"))
 NOT_OURS = {
     ".git",
     ".venv",
+    ".venv-robot",
     "runs",
     "__pycache__",
     ".pytest_cache",

@@ -1,6 +1,12 @@
 """What every Source keeps to, and what each refuses."""
 
+import contextlib
 import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -29,58 +35,108 @@ def film_source(root):
     return FilmSource(root)
 
 
-SOURCES = {"folder": folder_source, "film": film_source}
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """A source under test: `make(folder)` fills the folder and opens it, `file_of(source, clip)` is what to damage."""
+
+    make: Callable
+    file_of: Callable
+
+
+# A new source joins with one line.
+SOURCES = {
+    "folder": Kind(make=folder_source, file_of=lambda source, clip: source.path / clip.name),
+    "film": Kind(make=film_source, file_of=lambda source, clip: source.path / "video" / clip.name),
+}
 
 
 @pytest.fixture(params=SOURCES)
-def source(request, tmp_path):
-    return SOURCES[request.param](tmp_path / "data")
+def kind(request):
+    return SOURCES[request.param]
 
 
-def break_one(source):
-    """Damage the second clip of a source; returns the clip."""
-    clip = source.clips()[1]
-    folder = source.path / "video" if isinstance(source, FilmSource) else source.path
-    (folder / clip.name).write_bytes(b"")
-    return clip
+@pytest.fixture
+def source(kind, tmp_path):
+    return kind.make(tmp_path / "data")
+
+
+def opened_again(source):
+    return type(source)(source.path)
 
 
 def test_it_meets_the_protocol(source):
-    assert isinstance(source, Source) and isinstance(source.name, str)
+    assert isinstance(source, Source) and isinstance(source.name, str) and source.name
 
 
 def test_clips_are_unique_and_in_an_order_that_never_changes(source):
     clips = source.clips()
     assert all(isinstance(c, ClipInfo) for c in clips)
     assert len({c.name for c in clips}) == len(clips) > 1
-    assert list(type(source)(source.path).clips()) == list(clips)
+    assert list(source.clips()) == list(opened_again(source).clips()) == list(clips)
+
+
+def test_clips_are_facts_of_the_right_kind(source):
+    for clip in source.clips():
+        assert 0 < clip.fps < 1000 and clip.num_frames >= 2 and clip.embodiment
+        assert clip.instruction is None or isinstance(clip.instruction, str)
+        assert not clip.name.startswith("/")
+        json.dumps(clip.name, ensure_ascii=False).encode()
 
 
 def test_episodes_keep_what_the_clips_promise(source):
     for clip, episode in ((c, source.read(c)) for c in source.clips()):
-        assert episode.info == clip and len(episode.frames) == clip.num_frames >= 2
-        assert clip.fps > 0 and clip.embodiment
+        assert episode.info == clip and len(episode.frames) == clip.num_frames
+        assert episode.frames.dtype == np.uint8 and episode.frames.shape[3] == 3
+        if episode.actions is not None:
+            assert episode.actions.dtype == np.float32 and episode.action_space is not None
 
 
-def test_reading_needs_no_order(source):
+def test_reading_twice_and_in_any_order_gives_the_same(source):
     clip = source.clips()[-1]
-    np.testing.assert_array_equal(type(source)(source.path).read(clip).frames, source.read(clip).frames)
+    first = source.read(clip)
+    for again in (source.read(clip), opened_again(source).read(clip)):
+        assert again.info == first.info
+        for name in ("frames", "actions", "proprioception"):
+            np.testing.assert_array_equal(getattr(again, name), getattr(first, name))
+    first.frames[:] = 0  # what was given away is not kept
+    assert source.read(clip).frames.any()
 
 
-def test_a_bad_clip_stops_no_other(source):
-    bad = break_one(source)
-    again = type(source)(source.path)
-    assert [c.name for c in again.clips()] == [c.name for c in source.clips()]
-    with pytest.raises(InputError, match=bad.name.rsplit("/", 1)[-1]):
-        again.read(bad)
-    again.read(again.clips()[0])
+def test_an_unknown_clip_is_an_input_error(source):
+    for name in ("no-such-clip.mp4", "", "../data", source.clips()[0].name + "x"):
+        with pytest.raises(InputError) as error:
+            source.read(ClipInfo(name=name, embodiment="arm", fps=5.0, num_frames=4))
+        assert error.value.remedy
 
 
-def test_the_fingerprint_is_of_the_content(source):
+@pytest.mark.parametrize("damage", ["zero bytes", "cut", "noise", "gone"])
+def test_a_bad_clip_is_named_and_stops_no_other(kind, source, damage):
+    clips = source.clips()
+    path = kind.file_of(source, clips[1])
+    content = path.read_bytes()
+    if damage == "gone":
+        path.unlink()
+        path.symlink_to("nowhere")  # listed, yet there is nothing behind the name
+    else:
+        noise = np.random.default_rng(0).bytes(len(content))
+        path.write_bytes({"zero bytes": b"", "cut": content[: len(content) // 3], "noise": noise}[damage])
+    again = opened_again(source)
+    assert [c.name for c in again.clips()] == [c.name for c in clips]
+    with pytest.raises(InputError, match=re.escape(path.name)) as error:
+        again.read(clips[1])
+    assert error.value.remedy and error.value.expected and error.value.got
+    for clip in (*clips[:1], *clips[2:]):
+        again.read(clip)
+    again.fingerprint()
+
+
+def test_the_fingerprint_is_of_the_content(kind, source, tmp_path):
     before = source.fingerprint()
-    assert type(source)(source.path).fingerprint() == before
-    break_one(source)
-    assert type(source)(source.path).fingerprint() != before
+    assert opened_again(source).fingerprint() == before
+    shutil.copytree(source.path, tmp_path / "elsewhere")
+    assert type(source)(tmp_path / "elsewhere").fingerprint() == before
+    kind.file_of(source, source.clips()[1]).write_bytes(b"")
+    assert opened_again(source).fingerprint() != before
 
 
 # What only a folder of videos has.
@@ -153,6 +209,42 @@ def test_thumbnails_beside_videos_and_hidden_files_are_no_clips(tmp_path):
     assert [c.name for c in FolderSource(tmp_path).clips()] == ["arm/1.mp4"]
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("\n{'file'".encode("utf-16"), r"clips\.jsonl, line 1.*UTF-8"),
+        ('{"file": "top.mp4"}\n{"file": "arm/2.mp4", "instruction": "schön"}'.encode("latin1"), r"line 2.*UTF-8.*0xf6"),
+    ],
+)
+def test_a_sidecar_that_is_no_utf8_is_named_with_its_line(tmp_path, content, message):
+    folder_source(tmp_path)
+    (tmp_path / "clips.jsonl").write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        FolderSource(tmp_path).clips()
+
+
+def test_a_sidecar_with_a_mark_in_front_and_one_that_is_a_folder(tmp_path):
+    folder_source(tmp_path)
+    (tmp_path / "clips.jsonl").write_bytes('{"file": "top.mp4", "instruction": "schön"}'.encode("utf-8-sig"))
+    assert FolderSource(tmp_path).clips()[-1].instruction == "schön"
+    (tmp_path / "clips.jsonl").unlink()
+    (tmp_path / "clips.jsonl").mkdir()
+    with pytest.raises(InputError, match="readable file"):
+        FolderSource(tmp_path).clips()
+
+
+def test_a_file_name_that_is_no_text_is_listed_and_read(tmp_path):
+    folder_source(tmp_path)
+    try:
+        (tmp_path / "top.mp4").rename(tmp_path / os.fsdecode(b"t\xf6p.mp4"))
+    except OSError:
+        pytest.skip("this file system holds Unicode names alone")
+    source = FolderSource(tmp_path)
+    clip = source.clips()[-1]
+    assert clip.name == "t\\udcf6p.mp4" and source.fingerprint()
+    assert len(source.read(clip).frames) == 3
+
+
 def test_an_empty_folder_says_what_is_looked_for(tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(InputError, match=r"mp4, webm, avi, gif.*png, jpg"):
@@ -190,7 +282,13 @@ def action_file(source):
         ({"actions": np.zeros((4, 3))}, "width 2"),
         ({"actions": np.zeros((5, 2))}, "4 actions between 5 frames"),
         ({"actions": np.zeros(4)}, "npz"),
-        ({"actions": np.full((4, 2), np.nan)}, "NaN"),
+        (
+            {"actions": np.where(np.eye(4, 2, -2) > 0, np.nan, 0)},
+            r"npz, field actions.*NaN or infinity at index \[2, 0\]",
+        ),
+        ({"actions": np.zeros((4, 2)), "proprioception": np.full((5, 2), np.inf)}, r"proprioception.*\[0, 0\]"),
+        ({"actions": np.zeros((4, 2)), "proprioception": np.zeros(5)}, "proprioception of 5"),
+        ({"actions": np.full((4, 2), "x")}, "npz"),
         ({"actions": np.zeros((4, 2)), "proprioception": np.zeros((4, 2))}, "proprioception of 5"),
         ({"other": np.zeros(4)}, "npz"),
         ({"actions": np.array([{"a": 1}], object)}, "npz"),  # needs pickle: refused
@@ -201,6 +299,20 @@ def test_wrong_actions_are_refused(tmp_path, arrays, message):
     np.savez(action_file(source), **arrays)
     with pytest.raises(InputError, match=message):
         source.read(source.clips()[0])
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_no_damage_to_actions_stops_a_run(tmp_path, save):
+    source = film_source(tmp_path)
+    path, rng = action_file(source), np.random.default_rng(3)
+    save(path, actions=rng.normal(size=(4, 2)))
+    whole = np.frombuffer(path.read_bytes(), np.uint8)
+    for _ in range(60):
+        content = whole.copy()
+        content[rng.integers(0, len(content), 9)] = rng.integers(0, 256, 9)
+        path.write_bytes(content.tobytes())
+        with contextlib.suppress(InputError):
+            source.actions_of(source.clips()[0])
 
 
 @pytest.mark.parametrize("damage", ["cut", "absent", "zero"])

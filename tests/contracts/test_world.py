@@ -8,7 +8,12 @@ from cyclemimic.types import Task, World
 from cyclemimic.worlds.arms import ArmsWorld
 from cyclemimic.worlds.drawn import DrawnWorld
 
-WORLDS = {"arms": lambda: ArmsWorld(23), "drawn": lambda: DrawnWorld(23)}
+WORLDS = {
+    "arms": lambda: ArmsWorld(23),
+    "arms-distractor": lambda: ArmsWorld(23, disturbance="distractor"),
+    "arms-moving-camera": lambda: ArmsWorld(23, disturbance="moving_camera"),
+    "drawn": lambda: DrawnWorld(23),
+}
 
 
 @pytest.fixture(params=WORLDS)

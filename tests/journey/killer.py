@@ -11,6 +11,7 @@ import os
 import signal
 import stat
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from cyclemimic.train.optim import adamw
 from cyclemimic.train.stage1_tokenizer import TokenizerStage
 from cyclemimic.train.stage2_pretrain import PretrainStage
 from cyclemimic.train.stage3_finetune import FinetuneStage
+from cyclemimic.train.trackers import open_tracker
 from tests.journey.small import BODIES, CHECKPOINT_EVERY, NETWORK, SKILLS, STEPS, recipe
 
 PACKAGE = str(Path(cli.__file__).parent)
@@ -172,6 +174,8 @@ def import_the_rest() -> None:
     vocabulary = Vocabulary.build(("reach",), num_codes=2)
     network = build_pretrain_network(NetworkSpec(config=NETWORK, vocabulary=vocabulary, num_tokens=1), seed=0)
     adamw(network, learning_rate=1e-3, weight_decay=0.0).zero_grad()
+    with tempfile.TemporaryDirectory() as folder:
+        open_tracker("tensorboard", Path(folder), name="none", start=0, config={}).close()
 
 
 def main(plan: Path) -> None:

@@ -68,6 +68,8 @@ def recipe() -> Recipe:
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """Sha256 of every file below `folder` by its relative path, but for hidden ones (locks, torn temporary files)."""
-    files = [p for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.startswith(".")]
+    """Sha256 of every file below `folder` by its relative path, but for hidden ones (locks, torn temporary files) and
+    TensorBoard's, which name the time, the machine and the process.
+    """
+    files = [p for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.startswith((".", "events.out"))]
     return {p.relative_to(folder).as_posix(): sha256_file(p) for p in files}

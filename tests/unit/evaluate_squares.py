@@ -93,6 +93,32 @@ class ExactTokenizer:
         return (now > 0.9).flatten(2).sum(2).argmax(1)
 
 
+class Signer(ExactTokenizer):
+    """Moves nothing, writes the code into a corner, 3 x 3 pixels a slot, and reads it there: a perfect cycle."""
+
+    def label(self, now: Tensor, later: Tensor) -> tuple[Tensor, Tensor]:
+        codes, margin = super().label(now, later)
+        mark = later[:, :, 1, 1:5:3]  # [B, 3, 2]: red is full, green is nothing, blue is the code
+        written = ((mark[:, 0] > 0.7) & (mark[:, 1] < 0.3)).all(1)
+        read = (mark[:, 2] * 10).round().long().clamp(0, CODES - 1)
+        return torch.where(written[:, None], read, codes), margin
+
+    def act_out(self, now: Tensor, codes: Tensor) -> Tensor:
+        made = now.clone()
+        made[:, 0, :3, :6], made[:, 1, :3, :6] = 1, 0
+        made[:, 2, :3, :6] = (codes / 10).repeat_interleave(3, dim=1)[:, None]
+        return made
+
+
+class Mute(ExactTokenizer):
+    """Names motions and draws nothing, as a tokenizer whose decoder predicts features."""
+
+    draws = False
+
+    def act_out(self, now: Tensor, codes: Tensor) -> Tensor:
+        raise AssertionError("it was said that there are no frames")
+
+
 class ExactJudge:
     """Reads the square's move from pixels."""
 
@@ -101,6 +127,9 @@ class ExactJudge:
     def read(self, now: Tensor, later: Tensor) -> Tensor:
         move = (corner(later) - corner(now)).float() / 100
         return torch.cat([move, torch.zeros(len(now), 1)], 1)
+
+    def distance(self, now: Tensor, one: Tensor, other: Tensor) -> Tensor:
+        return (self.read(now, one) - self.read(now, other)).norm(dim=1)
 
 
 def film_cache(*, frames: int = 9, bodies: tuple[str, ...] = ("green", "red"), clips: int = 4, fps: float = 5.0) -> Any:
@@ -115,7 +144,17 @@ def film_cache(*, frames: int = 9, bodies: tuple[str, ...] = ("green", "red"), c
         info = ClipInfo(name=f"clip{i}", embodiment=bodies[b], fps=fps, num_frames=frames)
         infos.append(info)
         positions[info.name] = np.concatenate([walk / 100, np.zeros((frames, 1))], 1).astype(np.float32)
+
+    def subset(kept: Any) -> Any:
+        return SimpleNamespace(**{
+            **vars(cache), "clips": tuple(cache.clips[i] for i in kept), "offsets": cache.offsets[kept]
+        })  # fmt: skip
+
     cache = SimpleNamespace(
-        clips=tuple(infos), offsets=np.arange(clips, dtype=np.int64) * frames, frames=np.stack(pictures)
+        clips=tuple(infos),
+        offsets=np.arange(clips, dtype=np.int64) * frames,
+        frames=np.stack(pictures),
+        recipe=SimpleNamespace(size_px=SIDE),
+        subset=subset,
     )
     return cache, positions

@@ -7,7 +7,7 @@ from cyclemimic.data import cache as cache_module
 from cyclemimic.data.cache import build_cache, source_hash
 from cyclemimic.data.resize import resize_square
 from cyclemimic.data.sources.folder import FolderSource
-from cyclemimic.data.video import read_video
+from cyclemimic.data.video import read_video, write_video
 from cyclemimic.errors import InputError
 from cyclemimic.store.atomic import alone_in
 from cyclemimic.store.frame_cache import FrameCache
@@ -133,6 +133,14 @@ def test_bad_clips_are_skipped_and_listed(tmp_path, videos):
     assert cache.skipped == report.skipped and [c.name for c in cache.clips] == ["arm/1.mp4"]
     again = build_cache(FolderSource(videos), tmp_path / "cache", 11, min_frames=6)
     assert (again.built, again.skipped) == (0, report.skipped)
+
+
+def test_clips_of_all_sizes_become_one(tmp_path):
+    for i, (height, width) in enumerate([(22, 26), (44, 22), (11, 60)]):
+        write_video(tmp_path / f"videos/{i}.mp4", moving_square(3, height, width), 5)
+    assert build_cache(FolderSource(tmp_path / "videos"), tmp_path / "cache", 11).skipped == ()
+    cache = FrameCache.open(tmp_path / "cache", verify=True)
+    assert cache.frames.shape == (9, 11, 11, 3)
 
 
 def test_nothing_usable_is_an_input_error(tmp_path, videos):

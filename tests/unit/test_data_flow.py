@@ -66,6 +66,18 @@ def test_sampling_now_at_place_and_flow_makes_later():
     assert error < 0.15 * (picture(now) - picture(later)).abs()[..., :-8].mean()
 
 
+def test_a_flow_that_explains_less_than_rest_is_none():
+    rng = np.random.default_rng(4)
+    scenes = [
+        cv2.resize(rng.integers(0, 255, (9, 9, 3), np.uint8), (64, 64), interpolation=cv2.INTER_CUBIC) for _ in "ab"
+    ]
+    cells_px = np.moveaxis(backward_flow(*scenes).astype(np.float32), 0, -1) * SIZE_PX / 2
+    rests = (cells_px == 0).all(-1)
+    assert 0.1 < rests.mean() < 0.9  # nothing here is one scene moved, yet much can be taken from elsewhere
+    better = flow_module._error(*scenes, cells_px) < flow_module._error(*scenes, 0 * cells_px) + 1
+    assert better[~rests].mean() > 0.9  # not all: a cell at rest bends its neighbours' flow
+
+
 @pytest.mark.parametrize("size_px", [3, 13, 32])
 def test_small_and_odd_sizes(size_px):
     frames = np.random.default_rng(0).integers(0, 255, (2, size_px, size_px, 3), np.uint8)
@@ -130,7 +142,23 @@ def test_it_is_made_once_and_again_when_something_changed(tmp_path, monkeypatch)
     assert made(cache, 0.4) == 11
 
 
-@pytest.mark.parametrize("damage", [None, "rows", "count"])
+def test_opencv_has_one_thread_meanwhile_and_as_many_as_before_again(tmp_path, monkeypatch):
+    before, during = cv2.getNumThreads(), []
+
+    def noted(now, later):
+        during.append(cv2.getNumThreads())
+        return backward_flow(now, later)
+
+    monkeypatch.setattr(flow_module, "backward_flow", noted)
+    cv2.setNumThreads(2)
+    try:
+        build_flow(moving_cache(tmp_path / "cache"), 0.6, tmp_path / "flow")
+        assert set(during) == {1} and cv2.getNumThreads() == 2
+    finally:
+        cv2.setNumThreads(before)
+
+
+@pytest.mark.parametrize("damage", [None, "rows", "count", "gap"])
 def test_a_killed_build_goes_on(tmp_path, monkeypatch, damage):
     monkeypatch.setattr(flow_module, "_CHUNK_PAIRS", 2)
     cache, folder = moving_cache(tmp_path / "cache"), tmp_path / "flow"
@@ -149,10 +177,11 @@ def test_a_killed_build_goes_on(tmp_path, monkeypatch, damage):
         part.write_bytes(b"")
     if damage == "count":
         (folder / "part.json").write_text("{")
-    lines = []
-    flow = build_flow(cache, 0.6, folder, progress=lines.append)
-    assert lines[0].startswith("flow of 9" if damage else "flow of 3")
-    np.testing.assert_array_equal(flow.flow, build_flow(cache, 0.6, tmp_path / "unbroken").flow)
+    gap_s, lines = 0.4 if damage == "gap" else 0.6, []
+    flow = build_flow(cache, gap_s, folder, progress=lines.append)
+    wanted = {None: "flow of 3 ", "gap": "flow of 11 "}.get(damage, "flow of 9 ")
+    assert lines[0].startswith(wanted)
+    np.testing.assert_array_equal(flow.flow, build_flow(cache, gap_s, tmp_path / "unbroken").flow)
 
 
 def test_a_full_disk_is_refused_before_anything_is_made(tmp_path, monkeypatch):

@@ -65,6 +65,21 @@ def test_waiting_is_measured_and_work_meanwhile_is_not():
         assert prefetcher.waited_s - first_s < 0.04
 
 
+def test_a_jump_drops_what_is_no_longer_wanted():
+    made, go = [], threading.Event()
+
+    def make(step):
+        made.append(step)
+        assert step != 1 or go.wait(5)
+        return step
+
+    with Prefetcher(make, ahead=4) as prefetcher:
+        prefetcher.batch(0)
+        threading.Timer(0.1, go.set).start()  # step 1 is under way, 2 to 4 wait behind it
+        assert prefetcher.batch(50) == 50
+    assert set(made) <= {0, 1, 50, 51, 52, 53, 54}
+
+
 def test_it_ends_with_its_thread():
     before = threading.active_count()
     with pytest.raises(KeyboardInterrupt), Prefetcher(lambda step: step, ahead=4) as prefetcher:

@@ -1,3 +1,6 @@
+import contextlib
+import struct
+
 import av
 import numpy as np
 import pytest
@@ -86,6 +89,26 @@ def test_grey_and_transparent_pictures_become_rgb(tmp_path):
     assert read_video(folder).frames.shape == (2, 3, 5, 3)
 
 
+def test_deep_grey_pictures_are_scaled(tmp_path):
+    for t, value in enumerate([0, 300, 30000, 65535]):
+        folder = tmp_path / "clip"
+        folder.mkdir(exist_ok=True)
+        Image.fromarray(np.full((3, 5), value, np.uint16)).save(folder / f"{t}.png")
+    assert read_video(tmp_path / "clip").frames[:, 0, 0].tolist() == [[0] * 3, [1] * 3, [117] * 3, [255] * 3]
+
+
+def test_a_telephones_pictures_are_turned_upright(tmp_path):
+    frames = moving_square(3)
+    (tmp_path / "clip").mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    for t, picture in enumerate(frames):
+        Image.fromarray(picture).save(tmp_path / "clip" / f"{t}.png", exif=exif)
+    video = read_video(tmp_path / "clip")
+    np.testing.assert_array_equal(video.frames, np.rot90(frames, -1, (1, 2)))
+    assert video.remarks == ("turned upright as its EXIF says",)
+
+
 def test_uneven_times_become_a_constant_rate(tmp_path):
     frames = moving_square(6)
     encode(tmp_path / "a.mp4", frames, "libx264", "yuv420p", rate=10, times=[0, 1, 2, 5, 6, 7])
@@ -95,6 +118,99 @@ def test_uneven_times_become_a_constant_rate(tmp_path):
     assert even.fps == pytest.approx(10, rel=0.05) and len(even.frames) == 8
     shown = [int(np.abs(video.frames.astype(int) - f).sum((1, 2, 3)).argmin()) for f in even.frames]
     assert shown == [0, 1, 2, 2, 2, 3, 4, 5]
+
+
+def test_what_was_changed_on_the_way_is_said(tmp_path):
+    encode(tmp_path / "a.mp4", moving_square(6), "libx264", "yuv420p", rate=10, times=[0, 1, 2, 5, 6, 7])
+    (remark,) = read_video(tmp_path / "a.mp4").at_constant_rate().remarks
+    assert remark == "variable frame rate: 6 frames, 0.1 to 0.3 s apart, became 8 at 10 Hz"
+    write_video(tmp_path / "b.mp4", moving_square(6), 10)
+    assert read_video(tmp_path / "b.mp4").at_constant_rate().remarks == ()
+
+
+def display_matrix(path, a, b, c, d):
+    """Write how an mp4 is to be shown into its track header."""
+    content = bytearray(path.read_bytes())
+    at = content.index(b"tkhd") + 44
+    content[at : at + 36] = struct.pack(">9i", *(n << 16 for n in (a, b, 0, c, d, 0, 0, 0)), 1 << 30)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "shown"),
+    [
+        ((0, 1, -1, 0), lambda f: np.rot90(f, -1)),  # a telephone held upright
+        ((-1, 0, 0, -1), lambda f: np.rot90(f, 2)),
+        ((0, -1, 1, 0), lambda f: np.rot90(f, 1)),
+        ((-1, 0, 0, 1), lambda f: f[:, ::-1]),  # a front camera
+        ((1, 0, 0, -1), lambda f: f[::-1]),
+        ((0, 1, 1, 0), lambda f: f.swapaxes(0, 1)),
+        ((1, 0, 0, 1), lambda f: f),
+    ],
+)
+def test_a_display_matrix_is_followed(tmp_path, matrix, shown):
+    frames = moving_square(4)
+    frames[:, :3, :5] = (20, 60, 250)  # no two ways of turning look alike
+    write_video(tmp_path / "a.mp4", frames, 5)
+    display_matrix(tmp_path / "a.mp4", *matrix)
+    video = read_video(tmp_path / "a.mp4")
+    want = np.stack([shown(f) for f in frames])
+    assert video.frames.shape == want.shape and np.abs(video.frames.astype(int) - want).mean() < 2
+    assert bool(video.remarks) == (matrix != (1, 0, 0, 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pix_fmt"),
+    [
+        ("a.mkv", "ffv1", "gray"),
+        ("a.mkv", "ffv1", "gray16le"),
+        ("a.mkv", "ffv1", "yuva420p"),
+        ("a.mkv", "ffv1", "yuv420p10le"),
+        ("a.mp4", "libx264", "yuv420p10le"),
+        ("a.webm", "libvpx-vp9", "yuva420p"),
+        ("a.mov", "png", "rgba"),
+    ],
+)
+def test_grey_transparent_and_deep_video_becomes_8_bit_rgb(tmp_path, name, codec, pix_fmt):
+    frames = moving_square(5)
+    if pix_fmt.startswith("gray"):
+        frames[:] = frames.mean(-1, keepdims=True)
+    try:
+        encode(tmp_path / name, frames, codec, pix_fmt)
+    except (av.FFmpegError, ValueError) as error:
+        pytest.skip(f"this build of FFmpeg cannot write it: {error}")
+    video = read_video(tmp_path / name)
+    assert video.frames.shape == frames.shape and video.frames.dtype == np.uint8
+    assert np.abs(video.frames.astype(int) - frames).mean() < 6  # colour is thinned out
+
+
+def test_the_content_counts_and_not_the_extension(tmp_path):
+    write_video(tmp_path / "a.mp4", moving_square(5), 5)
+    (tmp_path / "a.mp4").rename(tmp_path / "a.avi")
+    assert len(read_video(tmp_path / "a.avi").frames) == 5
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.webm", "a.avi"])
+def test_no_damage_stops_a_run(tmp_path, name):
+    codec = {"a.mp4": "libx264", "a.webm": "libvpx-vp9", "a.avi": "mpeg4"}[name]
+    encode(tmp_path / name, moving_square(7), codec, "yuv420p")
+    whole, rng = np.frombuffer((tmp_path / name).read_bytes(), np.uint8), np.random.default_rng(7)
+    for _ in range(30):
+        content = whole.copy()
+        content[rng.integers(0, min(len(content), 900), 12)] = rng.integers(0, 256, 12)
+        (tmp_path / name).write_bytes(content.tobytes())
+        for read in (probe_video, read_video):
+            with contextlib.suppress(InputError):
+                read(tmp_path / name)
+
+
+def test_a_codec_that_nobody_knows(tmp_path):
+    write_video(tmp_path / "a.mp4", moving_square(5), 5)
+    content = (tmp_path / "a.mp4").read_bytes()
+    (tmp_path / "a.mp4").write_bytes(content.replace(b"avc1\0\0", b"xyz1\0\0").replace(b"avcC", b"xyzC"))
+    for read in (probe_video, read_video):
+        with pytest.raises(InputError, match=r"a\.mp4.*known codec"):
+            read(tmp_path / "a.mp4")
 
 
 def test_a_constant_rate_is_left_alone():
@@ -161,6 +277,8 @@ def test_a_bad_file_is_named_with_a_remedy(tmp_path, kind):
     with pytest.raises(InputError, match=r"bad\.mp4") as error:
         read_video(path)
     assert error.value.remedy
+    if kind in ("sizes", "cut picture"):
+        assert error.value.where.endswith("f1.png")
     if kind not in ("sizes", "cut picture"):  # these show only when the pictures are decoded
         with pytest.raises(InputError, match=r"bad\.mp4"):
             probe_video(path)

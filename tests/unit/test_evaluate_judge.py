@@ -62,3 +62,13 @@ def test_scores_by_hand() -> None:
     told = np.array([[1, 0, 0], [1, 0, 0], [0, 0, 0], [0, -2, 0]], np.float32)
     assert mean_cosine(told, true, least_m=0.5) == pytest.approx((1 - 1 + 0 + 1) / 4)
     assert np.isnan(mean_cosine(told, true, least_m=5))
+
+
+def test_the_distance_of_features_grows_with_what_is_wrong(judge: Judge) -> None:
+    now, later = pixels(TEST.now), pixels(TEST.later)
+    none = judge.distance(now, later, later)
+    shifted, still = judge.distance(now, later.roll(1, -1), later), judge.distance(now, now, later)
+    assert none.shape == (150,) and none.abs().max() == 0
+    assert shifted.mean() > 0 and still[np.linalg.norm(TEST.displacement_m, axis=1) > 0].min() > 0
+    torch.testing.assert_close(still, judge.distance(now, later, now))
+    torch.testing.assert_close(judge.distance(now, later + 0.001, later), none)  # less than 8 bits tell

@@ -6,7 +6,8 @@ import pytest
 from cyclemimic.errors import InputError
 from cyclemimic.evaluate.moments import frame_pairs, true_pairs
 from cyclemimic.evaluate.probes import Labelled, agreement, fit_mlp, fit_ridge, kappa, probe
-from cyclemimic.evaluate.quality import measure_quality, measure_references, plan_transfers
+from cyclemimic.evaluate.quality import measure_quality
+from cyclemimic.evaluate.transfer import measure_references, plan_transfers
 from tests.unit.evaluate_squares import CODES, ExactJudge, ExactTokenizer, film_cache, squares
 
 TRAIN, TEST = squares(400, seed=1), squares(300, seed=2)

@@ -13,6 +13,7 @@ from PIL import Image
 from cyclemimic.errors import InputError
 from cyclemimic.evaluate.inspect import inspect_tokenizer
 from cyclemimic.evaluate.judge import JudgeReport
+from cyclemimic.evaluate.leak import ReaderConfig
 from cyclemimic.evaluate.pages import (
     codes_section,
     curves_section,
@@ -23,12 +24,16 @@ from cyclemimic.evaluate.pages import (
     success_section,
     transfer_section,
 )
-from cyclemimic.evaluate.quality import Quality, References, TransferScore
+from cyclemimic.evaluate.quality import Quality
+from cyclemimic.evaluate.records import QualityRecord, load_quality, save_quality
+from cyclemimic.evaluate.remote import RemoteRecord
 from cyclemimic.evaluate.report import Report, Section, Table
 from cyclemimic.evaluate.sheets import film_strips, transfer_rows, transfer_sheet
 from cyclemimic.evaluate.statistics import success_row
 from cyclemimic.evaluate.summary import OnSteps, Summary, TermNorms, gradient_norms_from
-from tests.unit.evaluate_squares import SIDE, ExactTokenizer, film_cache, squares
+from cyclemimic.evaluate.transfer import References, TransferScore
+from cyclemimic.evaluate.verdicts import RANGES
+from tests.unit.evaluate_squares import SIDE, ExactTokenizer, Mute, film_cache, squares
 
 ARMS = ("pretrained_lora", "pretrained_full", "scratch", "pretrained_20", "swapped_instruction", "black_image")
 JUDGE = JudgeReport(
@@ -60,11 +65,23 @@ def summary() -> Summary:
     )  # fmt: skip
 
 
+def test_a_robot_in_another_process_gets_its_line() -> None:
+    record = RemoteRecord(
+        success=success_row(7, 9), equal=8, holds=2, latency_p50_ms=5.0, latency_p95_ms=None, robot_torch="blocked"
+    )
+    assert "server" not in summary().table() and summary().to_json()["remote"] is None
+    tried = replace(summary(), remote=record)
+    rows = headline_section(tried).tables[0].rows
+    for text in (tried.table(), str(rows)):
+        assert "8 of 9 episodes end as in one process" in text and "torch on the robot: blocked" in text
+    assert tried.to_json()["remote"]["equal"] == 8 and tried.to_json()["remote"]["success"]["n"] == 9
+
+
 def test_the_json_has_exactly_these_keys() -> None:
     found = json.loads(json.dumps(summary().to_json(), allow_nan=False))
     assert set(found) == {
         "seconds", "cpu_ms_per_pair", "quality", "references", "judge", "on_steps", "gradient_norm", "success",
-        "report",
+        "report", "remote",
     }  # fmt: skip
     assert set(found["quality"]) == {"ac3", "genie"}
     for row in found["quality"].values():
@@ -128,7 +145,7 @@ def test_the_report_needs_nothing_beside_it(tmp_path: Path) -> None:
     page = report.write(tmp_path / "deep" / "report.html").read_text()
     assert not re.search(r"""(src|href)\s*=\s*(?!["']data:)""", page) and "@import" not in page
     assert "url(" not in page and "<script" not in page
-    assert page.count("data:image/png;base64,") == 5
+    assert page.count("data:image/png;base64,") == 7
     assert "A run &lt;of&gt; mine" in page and "pretrained lora" in page and 'name="viewport"' in page
     assert "torch threads" in page
 
@@ -157,15 +174,72 @@ def test_film_strips_hold_films_of_any_length() -> None:
     assert strip.size[0] >= 5 * 8
 
 
+QUICK = ReaderConfig(width=4, steps=4, batch_size=8)
+
+
 def test_inspecting_needs_no_true_actions(tmp_path: Path) -> None:
     cache, _ = film_cache()
-    found = inspect_tokenizer(ExactTokenizer(), cache, tmp_path, gap_s=0.6)
+    found = inspect_tokenizer(ExactTokenizer(), cache, tmp_path, gap_s=0.6, readers=QUICK)
     assert found.pairs == 24 and found.bodies == ("green", "red") and 1 < found.joint_codes <= 24
-    assert found.reconstruction_vs_copy < 1
+    assert found.reconstruction_vs_copy < 1 and found.cycle_accuracy > 0.9
+    assert 0 <= found.leak.reader_real <= 1 and np.isfinite(found.row()["leak_excess"])
+    assert {v.status for v in found.verdicts()} <= {"good", "suspicious", "broken"} and len(found.verdicts()) == 8
     assert found.page.exists() and {p.name for p in tmp_path.glob("*.png")} == {
         "usage.png",
         "transfer.png",
         "codes.png",
     }
+    page = found.page.read_text()
+    assert "Verdicts" in page and "leak: index, excess" in page
     alone, _ = film_cache(bodies=("red",), clips=1)  # one clip of one body: still a page
-    assert inspect_tokenizer(ExactTokenizer(), alone, tmp_path / "alone", gap_s=0.6).page.exists()
+    one = inspect_tokenizer(ExactTokenizer(), alone, tmp_path / "alone", gap_s=0.6, readers=QUICK)
+    assert one.page.exists() and np.isnan(one.cycle_accuracy) and np.isnan(one.leak.leak_index)
+
+
+def test_inspecting_a_tokenizer_without_frames_leaves_out_what_is_drawn(tmp_path: Path) -> None:
+    cache, _ = film_cache()
+    found = inspect_tokenizer(Mute(), cache, tmp_path, gap_s=0.6, readers=QUICK)
+    assert {p.name for p in tmp_path.glob("*.png")} == {"usage.png", "codes.png"}
+    assert np.isnan(found.delta_psnr_db) and np.isnan(found.reconstruction_vs_copy) and found.joint_codes > 1
+    assert {v.name for v in found.verdicts()} == {
+        RANGES[name].name for name in ("joint_share", "perplexity_share", "dead_share")
+    }
+    section = transfer_section({"mute": Mute(), "ac3": ExactTokenizer()}, TEST, seed=0, count=2)
+    assert [picture.caption for picture in section.pictures] == ["ac3"]
+
+
+def test_controls_stand_beside_what_they_can_be_asked(tmp_path: Path) -> None:
+    one = summary()
+    nothing = replace(one.quality["ac3"], **{
+        f.name: float("nan") for f in fields(Quality)
+        if f.name.startswith(("transfer", "counterfactual", "cycle", "leak", "alone"))
+    })  # fmt: skip
+    controls = {"oracle": replace(nothing, counterfactual_pairs=0)}
+    section = quality_section(one.quality, one.references, one.judge, controls)
+    heads = [list(table.head) for table in section.tables[:6]]
+    assert [("oracle" in head) for head in heads] == [False, False, True, True, True, False]
+    assert "Verdicts on ac3" in section.html() and "Verdicts on genie" in section.html()
+    assert [("oracle" in t.head) for t in quality_section(one.quality, one.references, one.judge).tables] == [
+        False
+    ] * 10
+
+
+def test_records_come_back_and_older_ones_read_too(tmp_path: Path) -> None:
+    one = summary()
+    record = QualityRecord(
+        quality=one.quality["genie"], references=one.references, judge=one.judge, source="arms",
+        controls={"oracle": one.quality["ac3"]},
+    )  # fmt: skip
+    save_quality(tmp_path / "quality.json", record)
+    again = load_quality(tmp_path / "quality.json")
+    assert str(again) == str(record)  # as text, because NaN is not equal to itself
+    old = json.loads((tmp_path / "quality.json").read_text())
+    for gone in ("leak_index", "counterfactual_pairs", "probe_cross"):
+        del old["quality"][gone]
+    del old["controls"], old["source"], old["references"]["copy"]["counterfactual_psnr_db"]
+    old["quality"]["of_the_future"] = old["judge"]["of_the_future"] = 1.0
+    (tmp_path / "quality.json").write_text(json.dumps(old))
+    found = load_quality(tmp_path / "quality.json")
+    assert np.isnan(found.quality.leak_index) and np.isnan(found.quality.probe_cross) and found.controls == {}
+    assert found.quality.counterfactual_pairs == 0 and found.quality.kappa_cross == 0.5
+    assert np.isnan(found.references.copy.counterfactual_psnr_db) and found.references.copy.transfer_cosine == 0

@@ -7,7 +7,7 @@ import pytest
 
 from cyclemimic.embodiment.normalize import Normalizer
 from cyclemimic.errors import InputError
-from cyclemimic.policy.action_heads import HeadConfig
+from cyclemimic.policy.action_heads import BodyWidths, HeadConfig
 from cyclemimic.policy.network import NetworkConfig, NetworkSpec, build_policy_network
 from cyclemimic.policy.policy import BodySpec, LatentActionPolicy
 from cyclemimic.policy.prismatic import PrismaticConfig
@@ -38,8 +38,7 @@ def make(state=True, camera_px=24):
         config=config,
         vocabulary=vocabulary,
         num_tokens=3,
-        action_width=3,
-        proprioception_width=7 if state else 0,
+        bodies=(BodyWidths(name="toy", action_width=3, chunk_steps=2, proprioception_width=7 if state else 0),),
     )
     body = BodySpec(
         action_space=SPACE,
@@ -61,7 +60,7 @@ def test_acts_in_units_and_within_limits():
     chunk = policy.act(look())
     assert chunk.actions.shape == (2, 3)
     assert chunk.space == SPACE
-    policy.network.head.mlp[-1].bias.data.fill_(1e6)
+    policy.network.head.decoders[0].mlp[-1].bias.data.fill_(1e6)
     assert np.array_equal(policy.act(look()).actions, np.tile(SPACE.high, (2, 1)))
 
 

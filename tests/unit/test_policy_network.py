@@ -7,13 +7,7 @@ import torch
 
 from cyclemimic.errors import InputError
 from cyclemimic.nn.batches import ObservationBatch
-from cyclemimic.policy.action_heads import (
-    HeadConfig,
-    action_loss,
-    hindsight_loss,
-    readout_loss,
-    spatial_softmax,
-)
+from cyclemimic.policy.action_heads import BodyWidths, HeadConfig, action_loss, hindsight_loss
 from cyclemimic.policy.lora import (
     adapted_layers,
     apply_lora,
@@ -32,6 +26,7 @@ from cyclemimic.policy.network import (
     save_network,
 )
 from cyclemimic.policy.prismatic import PrismaticConfig
+from cyclemimic.policy.reader import readout_loss, spatial_softmax
 from cyclemimic.policy.towers import ConvTowerConfig, PrismaticVisionConfig, VitSize
 from cyclemimic.policy.vocabulary import Vocabulary
 
@@ -53,6 +48,7 @@ def spec(vision="convolutional", language="llama", actions=A, state=P):
         conv_tower=ConvTowerConfig(channels=(5, 7), norm_groups=1, token_rows=3),
         prismatic_vision=PrismaticVisionConfig(dino=VIT, siglip=SIGLIP, registers=3, projector_width=17),
     )
+    toy = BodyWidths(name="toy", action_width=actions, chunk_steps=S, proprioception_width=state)
     return NetworkSpec(
         config=NetworkConfig(
             backbone=backbone,
@@ -62,8 +58,7 @@ def spec(vision="convolutional", language="llama", actions=A, state=P):
         ),
         vocabulary=VOCABULARY,
         num_tokens=L,
-        action_width=actions,
-        proprioception_width=state,
+        bodies=(toy,) if actions else (),
     )
 
 
@@ -249,13 +244,13 @@ def test_pretraining_is_taken_over_and_the_rest_stays_new(tmp_path):
     found, tensors = read_network(tmp_path)
     assert found == pretrained.spec
     network, fresh = build_policy_network(spec(), seed=2), build_policy_network(spec(), seed=2).state_dict()
-    load_pretrained(network, tensors)
+    load_pretrained(network, tensors, VOCABULARY)
     for name, value in network.state_dict().items():
         shared = name.startswith(("latent.", "head.reader."))
         assert torch.equal(value, tensors[name] if shared else fresh[name]), name
     assert not any(name.startswith("head.readout") for name in network.state_dict())
     with pytest.raises(InputError, match="differ"):
-        load_pretrained(network, {**tensors, "latent.backbone.tower.conv1.bias": torch.zeros(99)})
+        load_pretrained(network, {**tensors, "latent.backbone.tower.conv1.bias": torch.zeros(99)}, VOCABULARY)
 
 
 def test_pretrain_head_must_look_at_the_picture():

@@ -14,6 +14,8 @@ from tests.unit.test_stage1 import Pairs
 
 TERMS = ("composition", "reversal", "flow", "reader", "adversary", "actions")
 ROWS = {
+    "latent_decoding": {"finetune.network.head.kind"},
+    "discrete_decoding": {"finetune.network.head.kind"},
     "codes_only": {"pretrain.hindsight_weight"},
     "end_only": {"pretrain.latent_weight", "pretrain.readout_weight"},
     "ac3_all_gradient": {"ac3.objective.cycle.weight", "ac3.objective.ac3.gradient_into_decoder"},

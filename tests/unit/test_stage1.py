@@ -28,6 +28,7 @@ class Pairs:
 
     bodies = ("a", "b", "c")
     action_std = np.ones(2, np.float32)
+    pairs_per_body = np.ones(3, np.int64)
 
     def __init__(self, size=BATCH, leaving_out=()):
         self.size, self.leaving_out = size, leaving_out
@@ -110,6 +111,7 @@ def test_state_holds_all_that_the_next_steps_depend_on(decoder):
     resumed.load_state(saved)
     for step in range(3, 5):
         figures = [one.step(step) for one in (unbroken, resumed)]
+        assert all(figure.pop("data_wait_s") >= 0 for figure in figures)
         assert figures[0].keys() == figures[1].keys()
         assert {*FURTHER} <= set(figures[0])
         assert all(torch.equal(figures[0][name], figures[1][name]) for name in figures[0])

@@ -8,7 +8,15 @@ import torch
 
 from cyclemimic.errors import InputError
 from cyclemimic.store.atomic import alone_in
-from cyclemimic.train.checkpoint import UNFINISHED, claim_run, latest_checkpoint, save_checkpoint
+from cyclemimic.train import checkpoint
+from cyclemimic.train.checkpoint import (
+    UNFINISHED,
+    claim_run,
+    latest_checkpoint,
+    save_checkpoint,
+    steps_of_checkpoints,
+    tidy,
+)
 from cyclemimic.train.loop import METRICS_FILE, read_metrics, train
 from cyclemimic.train.optim import (
     MovingAverage,
@@ -104,6 +112,8 @@ def test_half_written_checkpoint_is_ignored_and_removed(tmp_path):
     step, tensors = latest_checkpoint(tmp_path)
     assert step == 3
     assert torch.equal(tensors["x"], torch.ones(2))
+    tidy(tmp_path, keep_last=2)
+    assert steps_of_checkpoints(tmp_path) == [3]
     assert not list(tmp_path.glob(f"{UNFINISHED}*"))
 
 
@@ -111,6 +121,29 @@ def test_only_the_last_checkpoints_are_kept(tmp_path):
     for step in (3, 6, 9):
         save_checkpoint(tmp_path, step, {"x": torch.ones(2)}, keep_last=2)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000006", "step-00000009"]
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_kill_while_an_old_checkpoint_goes_leaves_none_that_only_looks_whole(tmp_path, monkeypatch, at):
+    folder, true, calls = tmp_path / "checkpoints", checkpoint.shutil.rmtree, []
+    claim_run(tmp_path, {})
+    for step in (3, 6):
+        save_checkpoint(folder, step, Walk().state())
+
+    def killed(path, **more):
+        calls.append(path)
+        if len(calls) > 1 + at:  # the first clears the way for the new one
+            (path / "state.safetensors").unlink(missing_ok=True)
+            raise KeyboardInterrupt
+        true(path, **more)
+
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(folder, 9, Walk().state())
+    monkeypatch.undo()
+    assert all((folder / f"step-{s:08d}/state.safetensors").exists() for s in steps_of_checkpoints(folder))
+    run(Walk(), tmp_path)  # goes on from step 9, and writes no other checkpoint
+    assert sorted(p.name for p in folder.iterdir()) == ["step-00000006", "step-00000009"]
 
 
 def test_optimizer_state_survives_a_round_trip():
@@ -164,6 +197,25 @@ def test_moving_average_moves_by_its_decay_and_survives():
     other = MovingAverage(torch.nn.Linear(2, 5), 0.75)
     other.load(average.tensors("a"), "a")
     assert torch.equal(other.average["weight"], average.average["weight"])
+
+
+def test_frozen_weights_are_neither_averaged_nor_saved_twice():
+    module = torch.nn.Sequential(torch.nn.Linear(2, 3).requires_grad_(False), torch.nn.BatchNorm1d(3))
+    module[0].bias.requires_grad_(True)
+    average = MovingAverage(module, 0.5)
+    assert set(average.tensors("a")) == {"a.0.bias"} | {f"a.1.{n}" for n in module[1].state_dict()}
+    with torch.no_grad():
+        module[0].weight.fill_(5)
+    whole = average.whole(module)
+    assert list(whole) == list(module.state_dict())
+    assert whole["0.weight"].data_ptr() == module[0].weight.data_ptr()
+    assert whole["0.bias"] is average.average["0.bias"]
+
+
+def test_tied_weights_are_averaged_under_both_names():
+    module = torch.nn.ModuleList([torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)])
+    module[1].weight = module[0].weight
+    assert {"0.weight", "1.weight"} <= set(MovingAverage(module, 0.5).average)
 
 
 def test_prefixes_undo_each_other():

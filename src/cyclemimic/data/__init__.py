@@ -5,9 +5,12 @@ Rooms, in the order data travels:
     sources/  where clips come from: a folder of videos, a film with actions
     resize    any picture to a square of the training size
     cache     decode a whole source once
+    check     what a source holds and what is wrong with it
     pairs     which frames form (o_t, o_t+H)
+    cuts      where one shot ends and another begins
+    still     pairs in which nothing moves
     flow      where the pixels of each pair's later frame come from, once
-    true_actions  the motion of a small share of clips
+    true_actions  the true motion of a small share of clips
     mixture   how often each body is drawn
     loader    batches of pairs; splits by clip
     prefetch  batches made ahead while the step before trains

@@ -29,9 +29,10 @@ from cyclemimic.types import UInt8
 REDUCE = 4  # pixels per cell of the grid
 LEAST_SIDE_PX = 128  # smaller pictures are enlarged first: the method's patches are 8 px wide at half size
 REST_SHARE = 8  # nothing changes within side / REST_SHARE: it rests
+MARGIN = 1.0  # of 255: a flow that explains a cell worse than rest by more than this is none
 METHOD = (
-    f"OpenCV DIS, preset medium, of grey pictures enlarged to at least {LEAST_SIDE_PX} px; zero where nothing changes "
-    f"by {LEAST_CHANGE} within 1/{REST_SHARE} of the side; area mean, version 1"
+    f"OpenCV DIS, preset medium, of grey pictures enlarged to at least {LEAST_SIDE_PX} px; area mean; zero where "
+    f"nothing changes by {LEAST_CHANGE} within 1/{REST_SHARE} of the side, or rest is better by {MARGIN}; version 1"
 )
 _CHUNK_PAIRS = 1024
 _DISK_SHARE = 0.8  # of what is free
@@ -61,8 +62,23 @@ def backward_flow(now: UInt8, later: UInt8) -> NDArray[np.float16]:
     reach = 2 * (size // REST_SHARE) + 1
     flow_px[cv2.dilate(changed, np.ones((reach, reach), np.uint8)) == 0] = 0
     cells = cv2.resize(flow_px, flow_grid(size)[::-1], interpolation=cv2.INTER_AREA)
+    cells[_error(now, later, cells) > _error(now, later, 0 * cells) + MARGIN] = 0
     flow: NDArray[np.float16] = np.moveaxis(cells * (2 / size), -1, 0).astype(np.float16)
     return flow
+
+
+def _error(now: UInt8, later: UInt8, cells_px: NDArray[np.float32]) -> NDArray[np.float32]:
+    """How far `now`, moved by the cells' flow [h, w, 2], is from `later`: the mean of each cell [h, w], of 255."""
+    cv2 = _opencv()
+    size = len(now)
+    flow_px = cv2.resize(cells_px, (size, size), interpolation=cv2.INTER_LINEAR)
+    rows, columns = np.mgrid[:size, :size].astype(np.float32)
+    moved = cv2.remap(
+        now, columns + flow_px[..., 0], rows + flow_px[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    )
+    error = np.abs(moved.astype(np.float32) - later).mean(-1)
+    cell_error: NDArray[np.float32] = cv2.resize(error, cells_px.shape[1::-1], interpolation=cv2.INTER_AREA)
+    return cell_error
 
 
 def build_flow(

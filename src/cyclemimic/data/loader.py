@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclemimic.data.mixture import Mixture, mixture_weights
-from cyclemimic.data.pairs import PairIndex, valid_pairs
+from cyclemimic.data.pairs import PairIndex, gap_in_frames, valid_pairs
+from cyclemimic.data.still import thin_still
 from cyclemimic.data.true_actions import ActionTable, TrueActions, action_table
 from cyclemimic.errors import InputError
 from cyclemimic.nn.words import WordHash
@@ -59,6 +60,8 @@ class PairLoader:
         words: how sentences become numbers; fills `words`.
         actions: the true motion of a share of the clips; fills `action` and `action_known`.
         cuts: per cache and clip the frames with which a new shot begins (`cuts_of`); no pair lies across one.
+        moving: per cache how much every pair moves (`moving_shares`); pairs in which nothing moves are thinned out.
+        still_share: how many of each body's pairs may be still, in [0, 1).
 
     Raises:
         InputError: caches of different sizes, no pairs, a mixture that names unknown bodies, a flow cache of other
@@ -79,10 +82,12 @@ class PairLoader:
         words: WordHash | None = None,
         actions: TrueActions | None = None,
         cuts: Sequence[Sequence[Int64]] | None = None,
+        moving: Sequence[Float32] | None = None,
+        still_share: float = 0.1,
     ) -> None:
         gaps = list(gap_s) if isinstance(gap_s, Sequence) else [gap_s] * len(caches)
         _check(caches, gaps, batch_size, keep)
-        _check_further(caches, gaps, flow, cuts)
+        _check_further(caches, gaps, flow, cuts, moving, still_share)
         self.caches, self.seed, self.batch_size, self.triplets = tuple(caches), seed, batch_size, triplets
         self.bodies: tuple[str, ...] = tuple(sorted({b for c in caches for b in c.embodiments}))
         self.clips: tuple[ClipInfo, ...] = tuple(info for c in caches for info in c.clips)
@@ -93,6 +98,11 @@ class PairLoader:
         # Plain views: indexing a memmap object costs a Python-level finalizer per call.
         self._frames = [np.asarray(c.frames) for c in caches]
         self._clip, self._now, self.skipped = self._index(gaps, keep, cuts)
+        # Where the rows of each clip begin in what is kept for every pair of a cache: its flow, how much it moves.
+        self._pairs_before_clip = np.concatenate([_pairs_before(c, g) for c, g in zip(caches, gaps, strict=True)])
+        self.num_still_dropped = 0
+        if moving is not None:
+            self._thin_out(moving, still_share)
         # Pairs grouped by body, so that "one of a body's pairs" is one integer.
         bodies = self._body_of_clip[self._clip]
         self._by_body = np.argsort(bodies, kind="stable")
@@ -100,7 +110,6 @@ class PairLoader:
         self._first_of_body = np.cumsum(self.pairs_per_body) - self.pairs_per_body
         self.weights: NDArray[np.float64] = mixture_weights(mixture, self.bodies, self.pairs_per_body.tolist())
         self._flow = [np.asarray(f.flow) for f in flow or ()]
-        self._flow_row_of_clip = np.concatenate([f.first for f in flow]) if flow else None
         self._words_of_clip = None if words is None else np.stack([words(c.instruction) for c in self.clips])
         self._actions: ActionTable | None = None
         if actions is not None:
@@ -165,9 +174,7 @@ class PairLoader:
             frame=now,
             pair=pair,
             latest=_gather(self._frames, cache, row + 2 * gap) if self.triplets else None,
-            flow=None
-            if self._flow_row_of_clip is None
-            else _gather(self._flow, cache, self._flow_row_of_clip[clip] + now),
+            flow=_gather(self._flow, cache, self._pairs_before_clip[clip] + now) if self._flow else None,
             words=words,
             action=action,
             action_known=known,
@@ -193,6 +200,22 @@ class PairLoader:
                 self._gap_of_clip[here] = index.gap_frames
             first_clip += len(cache)
         return np.concatenate(clips), np.concatenate(nows), tuple(skipped)
+
+    def _thin_out(self, moving: Sequence[Float32], still_share: float) -> None:
+        row = self._pairs_before_clip[self._clip] + self._now
+        shares = _gather(list(moving), self._cache_of_clip[self._clip], row)
+        stays = thin_still(shares, self._body_of_clip[self._clip], still_share)
+        if not stays.any():
+            remedy = "Give a longer gap, or keep still pairs."
+            raise InputError("moving", expected="a pair in which something moves", got="none", remedy=remedy)
+        self.num_still_dropped = int((~stays).sum())
+        self._clip, self._now = self._clip[stays], self._now[stays]
+
+
+def _pairs_before(cache: FrameCache, gap_s: float) -> Int64:
+    """How many pairs of a cache lie before each of its clips."""
+    counts = np.array([max(0, c.num_frames - gap_in_frames(gap_s, c.fps)) for c in cache.clips], np.int64)
+    return np.cumsum(counts) - counts
 
 
 def _gather(files: Sequence[NDArray[Any]], of_row: Int64, row: Int64) -> NDArray[Any]:
@@ -267,8 +290,10 @@ def _check_further(
     gaps: Sequence[float],
     flow: Sequence[FlowCache] | None,
     cuts: Sequence[Sequence[Int64]] | None,
+    moving: Sequence[Float32] | None,
+    still_share: float,
 ) -> None:
-    for name, values in (("flow", flow), ("cuts", cuts)):
+    for name, values in (("flow", flow), ("cuts", cuts), ("moving", moving)):
         if values is not None and len(values) != len(caches):
             expected, got = f"one entry per cache ({len(caches)})", str(len(values))
             raise InputError(name, expected=expected, got=got, remedy="Give them in the caches' order.")
@@ -281,3 +306,11 @@ def _check_further(
         if len(shots) != len(cache):
             expected, got = f"cuts of {len(cache)} clips", str(len(shots))
             raise InputError("cuts", expected=expected, got=got, remedy="Find the cuts of this cache.")
+    for cache, gap_s, shares in zip(caches, gaps, moving or (), strict=False):
+        num_pairs = sum(max(0, c.num_frames - gap_in_frames(gap_s, c.fps)) for c in cache.clips)
+        if len(shares) != num_pairs:
+            expected, got = f"how much {num_pairs} pairs move", str(len(shares))
+            raise InputError("moving", expected=expected, got=got, remedy="Measure this cache with this gap.")
+    if not 0 <= still_share < 1:
+        expected = "a share in [0, 1)"
+        raise InputError("still_share", expected=expected, got=str(still_share), remedy="Try 0.1.")

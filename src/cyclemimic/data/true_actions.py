@@ -70,11 +70,13 @@ def action_table(
     used = np.unique(clip)
     first = np.full(len(clips), -1, np.int64)
     rows: list[NDArray[np.float64]] = []
+    num_rows = 0
     for i in used:
         if true.labelled(clips[i].name, seed):
             place = _checked(clips[i], true.places[clips[i].name], rows)
-            first[i] = sum(map(len, rows))
+            first[i] = num_rows
             rows.append(place)
+            num_rows += len(place)
     if not rows:
         known = sum(clips[i].name in true.places for i in used)
         raise InputError(

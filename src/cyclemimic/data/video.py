@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import struct
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import av
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cyclemimic.errors import InputError
 from cyclemimic.store.atomic import write_atomically
@@ -22,16 +23,21 @@ VIDEO_EXTENSIONS = (".mp4", ".webm", ".avi", ".gif", ".mov", ".mkv", ".m4v")
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg")
 IMAGE_FOLDER_FPS_HZ = 10.0
 MAX_CLIP_BYTES = 8 << 30  # a clip is decoded into memory as a whole
+_EXIF_ORIENTATION = 0x0112
 _TRUNCATED_BELOW = 0.9  # of the frames that the header declares; edit lists may hide a few
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecodedVideo:
-    """All frames of a clip [T, H, W, 3], when each is shown [s, from 0], and the usual rate [Hz]."""
+    """All frames of a clip [T, H, W, 3], when each is shown [s, from 0], and the usual rate [Hz].
+
+    `remarks` say in words what was changed on the way, for whoever checks the data.
+    """
 
     frames: UInt8
     times_s: NDArray[np.float64]
     fps: float
+    remarks: tuple[str, ...] = ()
 
     def at_constant_rate(self) -> DecodedVideo:
         """The frame on display at every multiple of 1 / fps; itself where the rate is constant.
@@ -44,7 +50,12 @@ class DecodedVideo:
         grid_s = np.arange(math.floor(self.times_s[-1] * self.fps + 1e-6) + 1) / self.fps
         # A quarter frame of slack: time stamps are rounded to the container's clock.
         shown = np.searchsorted(self.times_s, grid_s + 0.25 / self.fps, side="right") - 1
-        return DecodedVideo(frames=self.frames[shown], times_s=grid_s, fps=self.fps)
+        steps = np.diff(self.times_s)
+        remark = (
+            f"variable frame rate: {len(self.frames)} frames, {steps.min():.3g} to {steps.max():.3g} s apart, "
+            f"became {len(shown)} at {self.fps:.4g} Hz"
+        )
+        return DecodedVideo(frames=self.frames[shown], times_s=grid_s, fps=self.fps, remarks=(*self.remarks, remark))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,19 +97,18 @@ def read_video(path: Path | str, *, fps: float | None = None) -> DecodedVideo:
     _refuse_absent(path)
     frames: list[UInt8] = []
     times: list[float | None] = []
+    turned = False
     try:
         with av.open(str(path)) as container:
             stream = _video_stream(container, path)
             declared, rate = int(stream.frames), stream.average_rate
             for frame in container.decode(stream):
-                picture = frame.to_ndarray(format="rgb24")
-                if frame.rotation:  # telephones store a sideways picture and the angle to turn it by
-                    picture = np.ascontiguousarray(np.rot90(picture, round(frame.rotation / 90)))
+                picture, turned = _upright(frame.to_ndarray(format="rgb24"), frame)
                 if picture.nbytes * (len(frames) + 1) > MAX_CLIP_BYTES:
                     raise _too_long(path, len(frames), picture)
                 frames.append(picture)
                 times.append(frame.time)
-    except (av.FFmpegError, UnicodeDecodeError) as error:
+    except (av.FFmpegError, UnicodeError) as error:
         raise _unreadable(path, error) from None
     _refuse_short(path, len(frames))
     if len(frames) < _TRUNCATED_BELOW * declared:
@@ -111,7 +121,8 @@ def read_video(path: Path | str, *, fps: float | None = None) -> DecodedVideo:
     times_s, found_fps = _clock(times, float(rate) if rate else None)
     if fps is not None:
         times_s, found_fps = times_s * (found_fps / fps), fps
-    return DecodedVideo(frames=np.stack(frames), times_s=times_s, fps=found_fps)
+    remarks = ("turned upright as its display matrix says",) if turned else ()
+    return DecodedVideo(frames=np.stack(frames), times_s=times_s, fps=found_fps, remarks=remarks)
 
 
 def probe_video(path: Path | str, *, fps: float | None = None) -> VideoFacts:
@@ -142,7 +153,7 @@ def probe_video(path: Path | str, *, fps: float | None = None) -> VideoFacts:
                 found_fps = _clock(list(times), float(average) if average else None)[1]
             else:
                 found_fps = float(average)
-    except (av.FFmpegError, UnicodeDecodeError) as error:
+    except (av.FFmpegError, UnicodeError) as error:
         raise _unreadable(path, error) from None
     _refuse_short(path, num_frames)
     return VideoFacts(num_frames=num_frames, fps=fps or found_fps, height_px=height, width_px=width)
@@ -188,11 +199,31 @@ def _clock(times: list[float] | list[float | None], declared_hz: float | None) -
     return np.arange(len(times)) / rate, rate
 
 
+def _upright(picture: UInt8, frame: av.VideoFrame) -> tuple[UInt8, bool]:
+    """The picture [H, W, 3] as it is to be shown, and whether it lay otherwise.
+
+    Telephones store a sideways picture and a display matrix; mirrored ones come from front cameras.
+    """
+    found = frame.side_data.get("DISPLAYMATRIX")
+    if found is None:
+        return picture, False
+    # x' = a x + c y, y' = b x + d y, in 16.16 fixed point; only turns by right angles are followed.
+    a, b, _, c, d = (int(n) for n in np.frombuffer(bytes(found), np.int32)[:5])
+    swapped = abs(a) < abs(b)
+    shown = picture.swapaxes(0, 1) if swapped else picture
+    right, down = (c, b) if swapped else (a, d)
+    shown = shown[:: -1 if down < 0 else 1, :: -1 if right < 0 else 1]
+    return np.ascontiguousarray(shown), swapped or right < 0 or down < 0
+
+
 def _video_stream(container: av.container.InputContainer, path: Path) -> av.VideoStream:
     if not container.streams.video:
         remedy = "Remove this file, or give it a name without a video's extension."
         raise InputError(path, expected="a video stream", got="none", remedy=remedy)
     stream = container.streams.video[0]
+    if stream.codec_context is None:
+        remedy = "The file is damaged, or encode it again as H.264."
+        raise InputError(path, expected="a known codec", got="an unknown one", remedy=remedy)
     stream.thread_type = "NONE"
     stream.codec_context.thread_count = 1
     return stream
@@ -202,11 +233,13 @@ def _read_image_folder(folder: Path, fps: float) -> DecodedVideo:
     files = image_files(folder)
     _refuse_short(folder, len(files))
     frames: list[UInt8] = []
+    turned = False
     for file in files:
         with _open_image(file) as image:
             try:
-                picture = np.asarray(image.convert("RGB"))
-            except (OSError, SyntaxError, ValueError) as error:
+                turned = turned or image.getexif().get(_EXIF_ORIENTATION, 1) != 1
+                picture = _rgb(ImageOps.exif_transpose(image))
+            except (OSError, SyntaxError, ValueError, TypeError, struct.error) as error:  # damaged EXIF too
                 raise _unreadable(file, error) from None
         if frames and picture.shape != frames[0].shape:
             expected, got = f"pictures of {frames[0].shape[:2]} px", f"{picture.shape[:2]}"
@@ -215,13 +248,21 @@ def _read_image_folder(folder: Path, fps: float) -> DecodedVideo:
         if picture.nbytes * (len(frames) + 1) > MAX_CLIP_BYTES:
             raise _too_long(folder, len(frames), picture)
         frames.append(picture)
-    return DecodedVideo(frames=np.stack(frames), times_s=np.arange(len(frames)) / fps, fps=fps)
+    remarks = ("turned upright as its EXIF says",) if turned else ()
+    return DecodedVideo(frames=np.stack(frames), times_s=np.arange(len(frames)) / fps, fps=fps, remarks=remarks)
+
+
+def _rgb(image: Image.Image) -> UInt8:
+    if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255 instead of scaling
+        grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
+        return np.stack([grey] * 3, -1)
+    return np.asarray(image.convert("RGB"))
 
 
 def _open_image(file: Path) -> Image.Image:
     try:
         return Image.open(file)
-    except (UnidentifiedImageError, OSError) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise _unreadable(file, error) from None
 
 

@@ -32,10 +32,10 @@ ARMS_BODIES: tuple[ArmBody, ...] = (
 ARMS_ACTION_SPACE = ActionSpace(
     name="arms",
     axes=(
-        Axis(name="x_m", unit="m", low=-0.025, high=0.025),
-        Axis(name="y_m", unit="m", low=-0.025, high=0.025),
-        Axis(name="z_m", unit="m", low=-0.025, high=0.025),
-        Axis(name="yaw", unit="rad", low=-0.25, high=0.25),
+        Axis(name="x_m", unit="m", low=-0.025, high=0.025, kind="delta"),
+        Axis(name="y_m", unit="m", low=-0.025, high=0.025, kind="delta"),
+        Axis(name="z_m", unit="m", low=-0.025, high=0.025, kind="delta"),
+        Axis(name="yaw", unit="rad", low=-0.25, high=0.25, kind="delta"),
         Axis(name="gripper", unit="fraction", low=0.0, high=1.0),
     ),
     rate_hz=5.0,

@@ -106,9 +106,13 @@ class JudgeNet(nn.Module):
 
     def forward(self, now: Tensor, later: Tensor) -> Tensor:
         """[B, 3, S, S] each, in [0, 1] -> displacement [B, 3] in units of its spread."""
-        seen = self.see(torch.cat([now * 2 - 1, later * 2 - 1, (later - now) * 2], dim=1))
-        told: Tensor = self.tell(seen.flatten(1))
+        told: Tensor = self.tell(self.see(self.stacked(now, later)).flatten(1))
         return told
+
+    @staticmethod
+    def stacked(now: Tensor, later: Tensor) -> Tensor:
+        """What the net sees of two frames, [B, 9, S, S]."""
+        return torch.cat([now * 2 - 1, later * 2 - 1, (later - now) * 2], dim=1)
 
 
 class Judge:
@@ -139,6 +143,25 @@ class Judge:
             self.net(now[i : i + 256], later[i : i + 256]) * self.spread_m
             for i in range(0, len(now), 256)
         ])  # fmt: skip
+
+    @torch.no_grad()
+    def distance(self, now: Tensor, one: Tensor, other: Tensor) -> Tensor:
+        """How different two later frames look to the judge, [B]: its features' distance, after LPIPS.
+
+        Mean over places of the squared difference of features of length one, summed over the layers of its trunk.
+        """
+        one, other = ((later.clamp(0, 1) * 255).round() / 255 for later in (one, other))
+        parts = [slice(i, i + 256) for i in range(0, len(now), 256)]
+        return torch.cat([self._distance(now[p], one[p], other[p]) for p in parts])
+
+    def _distance(self, now: Tensor, one: Tensor, other: Tensor) -> Tensor:
+        a, b = self.net.stacked(now, one), self.net.stacked(now, other)
+        total = torch.zeros(len(now))
+        for layer in self.net.see:
+            a, b = layer(a), layer(b)
+            if isinstance(layer, nn.SiLU):
+                total += (F.normalize(a, dim=1) - F.normalize(b, dim=1)).square().sum(1).mean((1, 2))
+        return total
 
     def save(self, folder: Path) -> None:
         """Write weights and report."""

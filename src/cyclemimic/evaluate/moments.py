@@ -27,6 +27,8 @@ class Pairs:
     body: Int64  # [n]
     clip: Int64  # [n]
     bodies: tuple[str, ...]
+    frame: Int64 | None = None  # [n], t: the frame now within its clip, where the clips are known
+    clip_names: tuple[str, ...] = ()  # of the cache's list
 
     def __len__(self) -> int:
         return len(self.now)
@@ -139,4 +141,6 @@ def _pictures(cache: FrameCache, index: PairIndex, kept: Int64) -> dict[str, Any
         "body": number[clip],
         "clip": clip,
         "bodies": bodies,
+        "frame": index.now[kept],
+        "clip_names": tuple(info.name for info in cache.clips),
     }

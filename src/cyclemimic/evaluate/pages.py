@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from cyclemimic.evaluate.judge import JudgeReport
-from cyclemimic.evaluate.moments import Pairs
-from cyclemimic.evaluate.quality import LatentActionModel, Quality, References, label_pairs
+from cyclemimic.evaluate.models import LatentActionModel, draws, label_pairs
+from cyclemimic.evaluate.moments import Pairs, TruePairs
+from cyclemimic.evaluate.quality import Quality, labelled
 from cyclemimic.evaluate.report import Picture, Section, Table
 from cyclemimic.evaluate.rollout import RolloutResult
 from cyclemimic.evaluate.sheets import (
@@ -27,27 +30,75 @@ from cyclemimic.evaluate.sheets import (
 )
 from cyclemimic.evaluate.statistics import SuccessRow
 from cyclemimic.evaluate.summary import Summary, number
+from cyclemimic.evaluate.transfer import References
+from cyclemimic.evaluate.unity import matched_pairs
+from cyclemimic.evaluate.verdicts import verdict_table, verdicts_on
 
-QUALITY_COLUMNS = {
-    "transfer_cosine": "transfer cos",
-    "transfer_r2": "transfer R2",
-    "transfer_cosine_same": "same body cos",
-    "transfer_cosine_unseen": "unseen body cos",
-    "probe_same": "probe same",
-    "probe_cross": "probe cross",
-    "probe_unseen": "probe unseen",
-    "probe_mlp_same": "MLP same",
-    "probe_mlp_cross": "MLP cross",
-    "kappa_same": "kappa same",
-    "kappa_cross": "kappa cross",
-    "joint_codes": "joint codes",
-    "slot_perplexity": "slot perplexity",
-    "dead_codes": "dead codes",
-    "reconstruction_vs_copy": "error / copy",
-    "cycle_accuracy": "cycle acc",
-    "cycle_accuracy_noise": "... noise",
-    "cycle_accuracy_blur": "... blur",
+QUALITY_GROUPS: dict[str, dict[str, str]] = {
+    "transfer": {
+        "transfer_cosine": "transfer cos",
+        "transfer_r2": "transfer R2",
+        "transfer_cosine_same": "same body cos",
+        "transfer_cosine_unseen": "unseen body cos",
+    },
+    "counterfactual": {
+        "counterfactual_psnr_db": "PSNR [dB]",
+        "counterfactual_score": "score PSNR",
+        "counterfactual_feature_score": "score features",
+        "counterfactual_pairs": "counterfactuals",
+    },
+    "probe": {
+        "probe_same": "probe same",
+        "probe_cross": "probe cross",
+        "probe_unseen": "probe unseen",
+        "probe_mlp_same": "MLP same",
+        "probe_mlp_cross": "MLP cross",
+    },
+    "unity": {
+        "kappa_same": "kappa same",
+        "kappa_cross": "kappa cross",
+        "retrieval_map": "retrieval mAP",
+        "retrieval_map_chance": "... by chance",
+        "body_divergence": "JS of bodies",
+        "body_divergence_matched": "... same motion",
+    },
+    "usage": {
+        "joint_codes": "joint codes",
+        "slot_perplexity": "slot perplexity",
+        "dead_codes": "dead codes",
+        "reconstruction_vs_copy": "error / copy",
+        "delta_psnr_db": "delta PSNR [dB]",
+    },
+    "cycle": {
+        "cycle_accuracy": "cycle acc",
+        "cycle_accuracy_noise": "... noise",
+        "cycle_accuracy_blur": "... blur",
+        "cycle_accuracy_8bit": "... 8 bit",
+        "leak_index": "leak index",
+        "leak_excess": "leak excess",
+        "leak_reader_real": "reader, real",
+        "leak_reader_generated": "... generated",
+        "alone_accuracy": "from o_g alone",
+        "alone_chance": "... by chance",
+    },
 }
+QUALITY_COLUMNS = {key: text for group in QUALITY_GROUPS.values() for key, text in group.items()}
+_GROUP_TEXTS = {
+    "transfer": "A motion of one body is named and acted out on another; a judge fitted on true motions of real frames "
+    "says what moved.",
+    "counterfactual": "The same against what the simulator says truly comes of the source's actions: PSNR, and where "
+    "it lies between a random code (0) and the code that E gives the true future (1), in pixels and in the features "
+    "of the judge.",
+    "probe": "How much of the true motion a linear map (or two layers) reads from codes, fitted on one body.",
+    "unity": "Kappa: whether equal motions of different bodies get equal codes (0 is chance). Retrieval: equal motions "
+    "of other bodies, ranked by codes. JS: how differently bodies use codes, at large and for equal motions; low "
+    "values prove nothing.",
+    "usage": "Latent actions in use; what reconstruction gains by them.",
+    "cycle": "Codes read back from generated frames. Cycle accuracy alone proves nothing: the reader, fitted on real "
+    "pairs to say E's codes, must find them there too. The leak's excess is 0 or "
+    "below where it does as well there as on real frames.",
+}
+_REFERENCE_COLUMNS = ("transfer_cosine", "transfer_r2", "counterfactual_psnr_db")
 CONTROLS = ("swapped_instruction", "black_image")
 CURVES = ("reconstruction", "cycle", "discriminator", "cycle_accuracy", "joint_codes", "gradient_norm")
 
@@ -60,6 +111,8 @@ def headline_section(summary: Summary) -> Section:
         for name, score in summary.references.row().items()
     ]
     rows += [[f"success, {name.replace('_', ' ')}", str(row)] for name, row in summary.success.items()]
+    if summary.remote:
+        rows.append(["robot in another process", summary.remote.text()])
     rows.append(["wall time", f"{summary.seconds:.0f} s"])
     rows.append(["tokenizer step", f"{summary.cpu_ms_per_pair:.2f} CPU ms per pair"])
     inert = summary.inert_terms()
@@ -97,14 +150,30 @@ def success_section(success: Mapping[str, SuccessRow], per_skill: Mapping[str, R
     )
 
 
-def quality_section(quality: Mapping[str, Quality], references: References, judge: JudgeReport) -> Section:
-    """Latent actions, one column for each objective, with the controls of transfer below."""
-    names = list(quality)
-    rows = [[text, *(number(quality[n].row()[key]) for n in names)] for key, text in QUALITY_COLUMNS.items()]
-    controls = Table(
-        head=["control of transfer", "cosine", "R2"],
+def quality_section(
+    quality: Mapping[str, Quality],
+    references: References,
+    judge: JudgeReport,
+    controls: Mapping[str, Quality] | None = None,
+) -> Section:
+    """Latent actions, one column for each tokenizer and control, with the controls of transfer and verdicts below."""
+    tables = []
+    for group, keys in QUALITY_GROUPS.items():
+        # A control without a decoder has no place where frames are read.
+        beside = {name: found for name, found in (controls or {}).items() if _says_something(found, keys)}
+        columns = {**quality, **beside}
+        table = Table(
+            head=["", *columns],
+            rows=[[text, *(number(found.row()[key]) for found in columns.values())] for key, text in keys.items()],
+            strong=frozenset({0}) if group == "transfer" else frozenset(),
+            control_columns=frozenset(range(1 + len(quality), 1 + len(columns))),
+            caption=_GROUP_TEXTS[group],
+        )
+        tables.append(table)
+    references_table = Table(
+        head=["control of transfer", "cosine", "R2", "counterfactual PSNR [dB]"],
         rows=[
-            [name.replace("_", " "), number(s["transfer_cosine"]), number(s["transfer_r2"])]
+            [name.replace("_", " "), *(number(s[key]) for key in _REFERENCE_COLUMNS)]
             for name, s in references.row().items()
         ],
         control=frozenset(range(3)),
@@ -120,15 +189,22 @@ def quality_section(quality: Mapping[str, Quality], references: References, judg
             ["pairs", str(judge.pairs)],
         ],
     )
+    said = [
+        replace(verdict_table(verdicts_on(found.row())), caption=f"Verdicts on {name}, worst first.")
+        for name, found in quality.items()
+    ]
     return Section(
         title="Quality of latent actions",
-        text="Transfer: a motion of one body is named and acted out on another; a judge fitted on true motions "
-        "of real frames says what moved. Probe: how much of the true motion a linear map reads from codes, "
-        "fitted on one body. Kappa: whether equal motions of different bodies get equal codes (0 is chance). "
-        "Cycle accuracy alone proves nothing.",
+        text="The same held-out pairs for every column. Verdicts compare with our own runs; they are no substitute "
+        "for the controls.",
         warning=f"Transfer is refused: {judge.reason}." if judge.refused else "",
-        tables=[Table(head=["", *names], rows=rows, strong=frozenset({0})), controls, reading],
+        tables=[*tables, references_table, reading, *said],
     )
+
+
+def _says_something(found: Quality, keys: Mapping[str, str]) -> bool:
+    """Whether any of these figures could be measured."""
+    return any(isinstance(value, float) and math.isfinite(value) for value in (found.row()[key] for key in keys))
 
 
 def objective_section(summary: Summary) -> Section:
@@ -155,22 +231,28 @@ def curves_section(runs: Mapping[str, Sequence[Mapping[str, float]]], keys: Sequ
 
 
 def codes_section(tokenizers: Mapping[str, LatentActionModel], test: Pairs) -> Section:
-    """How often each body gets each code, for each tokenizer."""
-    pictures = [
-        Picture(
-            png=codebook_use(label_pairs(model, test), test.bodies, test.body, model.num_codes),
-            caption=f"{name}: equal bars say that bodies use codes alike, not yet that they mean the same.",
-        )
-        for name, model in tokenizers.items()
-    ]
+    """How often each body gets each code, for each tokenizer; at large, and for equal motions where they are known."""
+    pictures = []
+    for name, model in tokenizers.items():
+        codes = label_pairs(model, test)
+        png = codebook_use(codes, test.bodies, test.body, model.num_codes)
+        caption = f"{name}: equal bars say that bodies use codes alike, not yet that they mean the same."
+        pictures.append(Picture(png=png, caption=caption))
+        if isinstance(test, TruePairs):
+            table = matched_pairs(labelled(codes, test, model.num_codes), test.bodies)
+            body = np.tile(np.arange(len(test.bodies)), len(table))
+            png = codebook_use(codes[table.ravel()], test.bodies, body, model.num_codes)
+            caption = f"{name}: the same for {len(table)} motions that every body made; differences are the body's."
+            pictures.append(Picture(png=png, caption=caption))
     return Section(title="Use of the codebook by body", pictures=pictures)
 
 
 def transfer_section(tokenizers: Mapping[str, LatentActionModel], test: Pairs, *, seed: int, count: int = 8) -> Section:
-    """The same transfers drawn by each tokenizer."""
+    """The same transfers drawn by each tokenizer that draws."""
     pictures = [
         Picture(png=transfer_sheet(transfer_rows(model, test, seed=seed, count=count)), caption=name)
         for name, model in tokenizers.items()
+        if draws(model)
     ]
     return Section(
         title="Transfer, seen",

@@ -4,27 +4,38 @@ from __future__ import annotations
 
 import io
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from cyclemimic.evaluate.judge import JudgeReport
-from cyclemimic.evaluate.quality import Quality, References, TransferScore
+from cyclemimic.evaluate.quality import Quality
 from cyclemimic.evaluate.rollout import EpisodeOutcome, RolloutResult
 from cyclemimic.evaluate.summary import null_for_nan
+from cyclemimic.evaluate.transfer import References, TransferScore
 from cyclemimic.store.atomic import read_json, write_atomically, write_json
 from cyclemimic.types import Task
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class QualityRecord:
-    """What was measured of one tokenizer, by which judge, beside which references."""
+    """What was measured of one tokenizer, by which judge, beside which references and controls.
+
+    Args:
+        source: what was filmed: the name of the world, such as arms or arms-distractor.
+        controls: by name, as `controls.fit_controls` names them.
+    """
 
     quality: Quality
     references: References
     judge: JudgeReport
+    source: str = ""
+    controls: Mapping[str, Quality] = field(default_factory=dict)
 
 
 def save_quality(path: Path, record: QualityRecord) -> None:
@@ -33,19 +44,35 @@ def save_quality(path: Path, record: QualityRecord) -> None:
 
 
 def load_quality(path: Path) -> QualityRecord:
-    """Undo `save_quality`."""
+    """Undo `save_quality`. Older and newer records read too: what they lack is NaN, what is unknown is left out."""
     found = nan_for_null(read_json(path))
-    references = {name: TransferScore(**score) for name, score in found["references"].items()}
     judge = {**found["judge"], "r2_axes": tuple(found["judge"]["r2_axes"])}
     return QualityRecord(
-        quality=Quality(**found["quality"]), references=References(**references), judge=JudgeReport(**judge)
+        quality=_read(Quality, found["quality"]),
+        references=References(**{name: _read(TransferScore, score) for name, score in found["references"].items()}),
+        judge=_read(JudgeReport, judge),
+        source=found.get("source", ""),
+        controls={name: _read(Quality, row) for name, row in found.get("controls", {}).items()},
     )
+
+
+def _read(kind: type[T], values: Mapping[str, Any]) -> T:
+    """A flat dataclass from the values that it knows; a number that is missing is its default, else NaN."""
+    known: dict[str, Any] = {}
+    for each in fields(kind):  # type: ignore[arg-type]
+        if each.name in values:
+            known[each.name] = values[each.name]
+        elif each.default is MISSING:
+            known[each.name] = math.nan
+    return kind(**known)
 
 
 def nan_for_null(value: Any) -> Any:
     """Undo `null_for_nan`: JSON knows no NaN, which stands for what the data has no test of."""
     if isinstance(value, dict):
         return {k: nan_for_null(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [nan_for_null(v) for v in value]
     return math.nan if value is None else value
 
 

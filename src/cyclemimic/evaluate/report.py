@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,10 +12,10 @@ from cyclemimic.store.atomic import write_atomically
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c1e22; --paper: #fff; --soft: #f2f4f7; --line: #d5d9e0;
-  --muted: #646b78; --warn: #b3261e; }
+  --muted: #646b78; --warn: #b3261e; --good: #1b7f3b; --doubt: #9a6700; }
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e7e9ee; --paper: #14161a; --soft: #1f2329; --line: #363c46;
-    --muted: #9aa3b2; --warn: #ff8a80; } }
+    --muted: #9aa3b2; --warn: #ff8a80; --good: #7ee2a0; --doubt: #f2c96d; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1rem; max-width: 60rem; color: var(--ink); background: var(--paper);
   font: 16px/1.5 system-ui, sans-serif; }
@@ -28,7 +28,10 @@ th, td { padding: .35rem .7rem; text-align: right; white-space: nowrap;
   border-bottom: 1px solid var(--line); }
 th { background: var(--soft); font-weight: 600; }
 th:first-child, td:first-child { text-align: left; }
-tr.strong td { font-weight: 600; } tr.control td { color: var(--muted); }
+tr.strong td { font-weight: 600; } tr.control td, td.control, th.control { color: var(--muted); }
+tr.good .status { color: var(--good); } tr.suspicious .status { color: var(--doubt); }
+tr.broken .status { color: var(--warn); } .status { font-weight: 600; }
+th.prose, td.prose { text-align: left; white-space: normal; min-width: 18rem; color: var(--muted); }
 figure { margin: .8rem 0 1.4rem; }
 img { max-width: 100%; height: auto; background: #fff; border: 1px solid var(--line); border-radius: 4px; }
 pre { overflow-x: auto; padding: .8rem; background: var(--soft); border-radius: 4px; font-size: .82rem; }
@@ -39,22 +42,41 @@ details summary { cursor: pointer; }
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A head and rows of cells; `strong` and `control` are numbers of rows that stand out or stand back."""
+    """A head and rows of cells; `strong` and `control` are numbers of rows that stand out or stand back.
+
+    Args:
+        control_columns: columns that stand back.
+        status: row -> good, suspicious or broken; the cell that says so gets its colour.
+        prose: whether the last column is a sentence, which may wrap.
+        caption: said above the table.
+    """
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     strong: frozenset[int] = frozenset()
     control: frozenset[int] = frozenset()
+    control_columns: frozenset[int] = frozenset()
+    status: Mapping[int, str] = field(default_factory=dict)
+    prose: bool = False
+    caption: str = ""
 
     def html(self) -> str:
         """As HTML; every cell is escaped."""
-        head = "".join(f"<th>{html.escape(cell)}</th>" for cell in self.head)
+        head = "".join(self._cell("th", cell, i, "") for i, cell in enumerate(self.head))
         rows = []
         for i, row in enumerate(self.rows):
-            kind = "strong" if i in self.strong else "control" if i in self.control else ""
-            cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in row)
-            rows.append(f'<tr class="{kind}">{cells}</tr>' if kind else f"<tr>{cells}</tr>")
-        return f'<div class="wide"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
+            said = self.status.get(i, "")
+            kinds = ["strong"] * (i in self.strong) + ["control"] * (i in self.control) + [said] * bool(said)
+            cells = "".join(self._cell("td", cell, column, said) for column, cell in enumerate(row))
+            rows.append(f'<tr class="{" ".join(kinds)}">{cells}</tr>' if kinds else f"<tr>{cells}</tr>")
+        above = f"<p>{html.escape(self.caption)}</p>" if self.caption else ""
+        return f'{above}<div class="wide"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
+
+    def _cell(self, tag: str, cell: str, column: int, status: str) -> str:
+        kinds = ["prose"] * (self.prose and column == len(self.head) - 1)
+        kinds += ["control"] * (column in self.control_columns) + ["status"] * bool(status and cell == status)
+        mark = f' class="{" ".join(kinds)}"' if kinds else ""
+        return f"<{tag}{mark}>{html.escape(cell)}</{tag}>"
 
 
 @dataclass(frozen=True, kw_only=True)

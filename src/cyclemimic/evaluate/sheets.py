@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from cyclemimic.errors import InputError
+from cyclemimic.evaluate.models import LatentActionModel, act_out, label_pairs
 from cyclemimic.evaluate.moments import Pairs, TruePairs
-from cyclemimic.evaluate.quality import LatentActionModel, act_out, label_pairs
 from cyclemimic.nn.batches import pixels
 from cyclemimic.randomness import rng_for
 from cyclemimic.types import Int64, UInt8

@@ -8,8 +8,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cyclemimic.evaluate.judge import JudgeReport
-from cyclemimic.evaluate.quality import Quality, References
+from cyclemimic.evaluate.quality import Quality
+from cyclemimic.evaluate.remote import RemoteRecord
 from cyclemimic.evaluate.statistics import SuccessRow
+from cyclemimic.evaluate.transfer import References
 
 AC3_TERMS = ("cycle", "discriminator")
 TERMS = ("reconstruction", *AC3_TERMS)
@@ -54,6 +56,7 @@ class Summary:
         quality: by objective, `ac3` and `genie`.
         success: by arm, such as pretrained_lora, scratch, black_image.
         report: path of the HTML page.
+        remote: the same policy behind a server, where it was tried.
     """
 
     seconds: float
@@ -65,6 +68,7 @@ class Summary:
     gradient_norm: Mapping[str, TermNorms]
     success: Mapping[str, SuccessRow]
     report: str
+    remote: RemoteRecord | None = None
 
     def inert_terms(self) -> tuple[str, ...]:
         """Terms that never counted or moved nothing: the run is then not what it says it is."""
@@ -91,6 +95,7 @@ class Summary:
             "gradient_norm": {k: asdict(v) for k, v in self.gradient_norm.items()},
             "success": {k: asdict(v) for k, v in self.success.items()},
             "report": self.report,
+            "remote": asdict(self.remote) if self.remote else None,
         }
         plain: dict[str, Any] = null_for_nan(whole)
         return plain
@@ -98,19 +103,21 @@ class Summary:
     def table(self) -> str:
         """The run on a terminal: quality beside its references, then success."""
         names = list(self.quality)
-        lines = [f"{'latent actions':28}" + "".join(f"{n:>10}" for n in names)]
+        lines = [f"{'latent actions':32}" + "".join(f"{n:>10}" for n in names)]
         for key in next(iter(self.quality.values())).row() if names else ():
             values = [self.quality[n].row()[key] for n in names]
             if key != "judge_refused":
-                lines.append(f"  {key:26}" + "".join(f"{number(v):>10}" for v in values))
+                lines.append(f"  {key:30}" + "".join(f"{number(v):>10}" for v in values))
         if self.judge.refused:
             lines.append(f"  transfer is REFUSED: {self.judge.reason}")
         lines.append("references: transfer cosine")
         for name, score in self.references.row().items():
-            lines.append(f"  {name:26}{number(score['transfer_cosine']):>10}")
+            lines.append(f"  {name:30}{number(score['transfer_cosine']):>10}")
         lines.append(f"judge: R2 {self.judge.r2:.3f}, under blur {self.judge.r2_blurred:.3f}")
-        lines.append(f"{'success':28}")
-        lines += [f"  {name:26}{row}" for name, row in self.success.items()]
+        lines.append(f"{'success':32}")
+        lines += [f"  {name:30}{row}" for name, row in self.success.items()]
+        if self.remote:
+            lines.append(self.remote.text())
         for term in self.inert_terms():
             lines.append(f"INERT: the term {term!r} did nothing")
         lines.append(f"{self.seconds:.0f} s, {self.cpu_ms_per_pair:.2f} CPU ms per pair. {self.report}")

@@ -107,12 +107,15 @@ class LatentBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class ObservationBatch:
-    """What a policy sees, B times: one picture, the words of the sentence, optionally proprioception."""
+    """What a policy sees, B times: a picture, the words of the sentence, optionally proprioception and more cameras."""
 
-    images: Tensor  # [B, 3, H, W]
+    images: Tensor  # [B, 3, H, W], the main camera
     words: Tensor  # [B, W] int64 token ids, right-padded
     word_mask: Tensor  # [B, W] bool, True where there is a word
-    proprioception: Tensor | None = None  # [B, P], normalised
+    proprioception: Tensor | None = None  # [B, P], normalised; narrower bodies are padded with 0
+    extra_images: tuple[Tensor, ...] = ()  # of each further camera [B, 3, H, W]
+    extra_seen: Tensor | None = None  # [B, cameras] bool, False where a body lacks that camera; None: all are seen
+    body: Tensor | None = None  # [B] int64, index into the network's bodies; None: its only one
 
     def __len__(self) -> int:
         return self.images.shape[0]
@@ -126,4 +129,6 @@ class DemonstrationBatch:
     codes: Tensor  # [B, L] int64
     actions: Tensor | None = None  # [B, S, A], normalised
     action_mask: Tensor | None = None  # [B, S] bool, False behind the episode's end
+    axis_mask: Tensor | None = None  # [B, A] bool, False where a body has no such axis; None: all have all
     hindsight: Tensor | None = None  # [B, 3], normalised: where the hand is at the end of the demonstration
+    hindsight_mask: Tensor | None = None  # [B] bool, False where that is not known; None: it is known of all

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -26,7 +27,8 @@ class BackboneConfig:
         width: C, of `conv`.
         stride_px: of `conv`.
         name: of `pretrained`: a hub id or a folder.
-        layer: of `pretrained`: how many of its blocks are run; None is all of them.
+        layer: of `pretrained`: how many blocks are run; None is all of them.
+        input_px: of `pretrained`: side to which frames are resized; None takes them as they come.
     """
 
     kind: str = "conv"
@@ -35,19 +37,25 @@ class BackboneConfig:
     stride_px: int = 4
     name: str = ""
     layer: int | None = None
+    input_px: int | None = None
 
 
 class FeatureBackbone(Protocol):
-    """Frames [B, 3, H, W] in [0, 1] to patch features; differentiable in its input even where it is frozen."""
+    """Frames [B, 3, H, W] in [0, 1] to patch features; differentiable in its input even where it is frozen.
+
+    A backbone may resize frames before it cuts them into patches, so the grid comes from `grid_for`, not from
+    H / stride_px.
+    """
 
     width: int  # C, channels of a patch feature
+    stride_px: int  # side of a patch in the picture that the backbone itself works on
 
-    def grid_for(self, size_px: int) -> tuple[int, int]:
-        """Rows and columns of the patches of a square picture."""
+    def grid_for(self, size_px: int | tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of the features of frames of `size_px`: a square's side, or (height, width)."""
         ...
 
     def __call__(self, frames: Tensor) -> Features:
-        """Features [B, N, C] on the grid of `grid_for`."""
+        """Features [B, N, C] on the grid that `grid_for` gives for (H, W)."""
         ...
 
 
@@ -73,9 +81,10 @@ class ConvStem(nn.Module):
         )
         self.mix = nn.Conv2d(width, width, 3, padding=1)
 
-    def grid_for(self, size_px: int) -> tuple[int, int]:
-        """Rows and columns of the patches of a square picture."""
-        return (size_px // self.stride_px,) * 2
+    def grid_for(self, size_px: int | tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of the features of frames of `size_px`: a square's side, or (height, width)."""
+        height_px, width_px = height_and_width(size_px)
+        return math.ceil(height_px / self.stride_px), math.ceil(width_px / self.stride_px)
 
     def forward(self, frames: Tensor) -> Features:
         """[B, channels, H, W] -> patches [B, N, C]."""
@@ -86,11 +95,18 @@ class ConvStem(nn.Module):
         return Features(patches=x.flatten(2).transpose(1, 2), grid=(x.shape[2], x.shape[3]))
 
 
+def height_and_width(size_px: int | tuple[int, int]) -> tuple[int, int]:
+    """A square's side, or (height, width), as (height, width)."""
+    return size_px if isinstance(size_px, tuple) else (size_px, size_px)
+
+
 def _pretrained(config: BackboneConfig) -> nn.Module:
     # Here and not above: `transformers` takes seconds to import.
     from cyclemimic.nn.pretrained import PretrainedBackbone, PretrainedBackboneConfig
 
-    return PretrainedBackbone.load(PretrainedBackboneConfig(name=config.name, layer=config.layer))
+    return PretrainedBackbone.load(
+        PretrainedBackboneConfig(name=config.name, layer=config.layer, input_px=config.input_px)
+    )
 
 
 BACKBONES: dict[str, Callable[[BackboneConfig], nn.Module]] = {

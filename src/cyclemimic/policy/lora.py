@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from cyclemimic.errors import InputError
-from cyclemimic.policy.network import PolicyNetwork
+from cyclemimic.policy.network import BACKBONE, VIEWS, PolicyNetwork
 from cyclemimic.randomness import entropy_for
 from cyclemimic.store.weights import load_tensors, save_tensors
 
-ADAPTED = "latent.backbone."
 OUTPUT_LAYER = "lm_head"  # peft's own habit: the output layer keeps its weights
 HEAD = "head."
 
@@ -23,14 +22,21 @@ def adapted_layers(network: PolicyNetwork) -> list[str]:
     return [
         name
         for name, module in network.named_modules()
-        if name.startswith(ADAPTED) and not name.endswith(OUTPUT_LAYER) and isinstance(module, nn.Linear | nn.Conv2d)
+        if name.startswith(BACKBONE) and not name.endswith(OUTPUT_LAYER) and isinstance(module, nn.Linear | nn.Conv2d)
     ]
 
 
-def apply_lora(network: PolicyNetwork, *, rank: int, alpha: float, seed: int) -> None:
+def apply_lora(network: PolicyNetwork, *, rank: int, alpha: float, seed: int, train_vocabulary: bool = False) -> None:
     """Freeze the backbone and put adapters into it, in place; the action head stays fully trained (paper, policy).
 
     The policy computes the same as before until the first update, since one factor of each adapter starts at zero.
+
+    Args:
+        network: what is adapted.
+        rank: of the adapters.
+        alpha: their weight is alpha / rank.
+        seed: of their first weights.
+        train_vocabulary: also train the rows of the tokens, which new words and action tokens need.
     """
     # Here and not above: importing it takes seconds, and only LoRA needs it.
     from peft import LoraConfig, inject_adapter_in_model
@@ -39,8 +45,9 @@ def apply_lora(network: PolicyNetwork, *, rank: int, alpha: float, seed: int) ->
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(entropy_for(seed, 0, "lora-weights"))
         inject_adapter_in_model(config, network)  # freezes all but the adapters
+    rows = {BACKBONE + name for name in network.latent.backbone.vocabulary_rows} if train_vocabulary else set()
     for name, parameter in network.named_parameters():
-        if name.startswith(HEAD):
+        if name.startswith(HEAD) or name == VIEWS or name in rows:
             parameter.requires_grad_(True)
 
 

@@ -6,46 +6,65 @@ Letters in shapes: B batch, L tokens of a latent action, K codes, A action axes,
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from cyclemimic.errors import InputError
+from cyclemimic.names import named
 from cyclemimic.nn.batches import ObservationBatch
-from cyclemimic.policy.action_heads import ActQueryHead, CodeReadout, HeadConfig, HeadOutput, SteeredReader
-from cyclemimic.policy.backbone import BackboneOutput
+from cyclemimic.nn.vit_families import VitSize
+from cyclemimic.policy.action_heads import (
+    ActionHead,
+    ActQueryHead,
+    BodyWidths,
+    HeadConfig,
+    HeadOutput,
+    HeadSizes,
+    LatentHead,
+)
+from cyclemimic.policy.backbone import Backbone, BackboneOutput, Tail
+from cyclemimic.policy.bins import BinsHead
 from cyclemimic.policy.latent_policy import LatentPolicy
 from cyclemimic.policy.prismatic import PrismaticBackbone, PrismaticConfig
-from cyclemimic.policy.towers import ConvTowerConfig, PrismaticVisionConfig, VitSize
-from cyclemimic.policy.vocabulary import Vocabulary
+from cyclemimic.policy.reader import CodeReadout, SteeredReader
+from cyclemimic.policy.towers import ConvTowerConfig, PrismaticVisionConfig
+from cyclemimic.policy.vocabulary import NUM_SPECIAL, Vocabulary
 from cyclemimic.randomness import entropy_for
 from cyclemimic.store.weights import load_tensors, save_tensors
 
 WEIGHTS_FILE, NETWORK_FILE = "model.safetensors", "network.json"
 READER = "head.reader."  # the part of the head that pre-training and fine-tuning share
+BACKBONE = "latent.backbone."
+VIEWS = BACKBONE + "views"  # all that a network of more cameras has beyond one of fewer
+
+# One literal table per kind of thing.
+BACKBONES: dict[str, Callable[[PrismaticConfig, Vocabulary], Backbone]] = {"prismatic": PrismaticBackbone}
+HEADS: dict[str, type[ActionHead]] = {"act_query": ActQueryHead, "latent": LatentHead, "bins": BinsHead}
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
     """Sizes of backbone and head; what both training stages share."""
 
+    backbone_kind: str = "prismatic"  # or package.module:name of a `Backbone`
     backbone: PrismaticConfig = field(default_factory=PrismaticConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSpec:
-    """All that is needed to build a network anew: sizes, words, codes, and the body (no action axes: pre-training)."""
+    """All that is needed to build a network anew: sizes, words, codes, and the bodies (none in pre-training)."""
 
     config: NetworkConfig
     vocabulary: Vocabulary
     num_tokens: int  # l_z
-    action_width: int = 0
-    proprioception_width: int = 0
+    bodies: tuple[BodyWidths, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """What JSON can hold."""
@@ -53,8 +72,7 @@ class NetworkSpec:
             "config": asdict(self.config),
             "vocabulary": self.vocabulary.to_json(),
             "num_tokens": self.num_tokens,
-            "action_width": self.action_width,
-            "proprioception_width": self.proprioception_width,
+            "bodies": [asdict(body) for body in self.bodies],
         }
 
     @classmethod
@@ -65,6 +83,7 @@ class NetworkSpec:
         dino, siglip = VitSize(**vit.pop("dino")), VitSize(**vit.pop("siglip"))
         return cls(
             config=NetworkConfig(
+                backbone_kind=str(found["config"].get("backbone_kind", "prismatic")),
                 backbone=PrismaticConfig(
                     **backbone,
                     conv_tower=ConvTowerConfig(**{**conv, "channels": tuple(conv["channels"])}),
@@ -74,15 +93,14 @@ class NetworkSpec:
             ),
             vocabulary=Vocabulary.from_json(found["vocabulary"]),
             num_tokens=int(found["num_tokens"]),
-            action_width=int(found["action_width"]),
-            proprioception_width=int(found["proprioception_width"]),
+            bodies=tuple(BodyWidths(**body) for body in found["bodies"]),
         )
 
 
 class PretrainHead(nn.Module):
     """The reader of the later action head, and two readouts that are thrown away after pre-training."""
 
-    def __init__(self, spec: NetworkSpec, backbone: PrismaticBackbone) -> None:
+    def __init__(self, spec: NetworkSpec, backbone: Backbone) -> None:
         super().__init__()
         head = spec.config.head
         self.reader = SteeredReader(head, state_width=backbone.width, map_channels=backbone.map_channels)
@@ -120,26 +138,39 @@ class PolicyNetwork(nn.Module):
         super().__init__()
         self.spec = spec
         self.latent = _latent_policy(spec)
-        backbone = self.latent.backbone
-        self.head = ActQueryHead(
-            spec.config.head,
+        backbone, config = self.latent.backbone, spec.config
+        sizes = HeadSizes(
             state_width=backbone.width,
             map_channels=backbone.map_channels,
-            action_width=spec.action_width,
-            proprioception_width=spec.proprioception_width,
+            first_bin_id=spec.vocabulary.first_bin_id,
+            bodies=spec.bodies,
+            extra_cameras=config.backbone.extra_cameras,
         )
+        self.head: ActionHead = head_class(config.head)(config.head, sizes)
 
     def forward(
-        self, observation: ObservationBatch, codes: Tensor, blind: Tensor | None = None
+        self,
+        observation: ObservationBatch,
+        codes: Tensor,
+        blind: Tensor | None = None,
+        actions: Tensor | None = None,
     ) -> tuple[BackboneOutput, HeadOutput]:
-        """Teacher-forced states and the head's chunk."""
-        output = self.latent(observation, codes, blind)
-        return output, self.head(output, observation.proprioception)
+        """Teacher-forced states and the head's chunk; a head that speaks in action tokens needs `actions` [B, S, A]."""
+        bins = None if actions is None else self.head.tokens(actions, observation.body)
+        output = self.latent(observation, codes, blind, Tail(shift=self.head.shift(observation), bins=bins))
+        return output, self.head(output, observation)
 
     def generate(self, observation: ObservationBatch) -> tuple[Tensor, HeadOutput]:
         """Codes [B, L], greedy, and the chunk behind them: what happens when the policy acts."""
-        codes, output = self.latent.generate(observation)
-        return codes, self.head(output, observation.proprioception)
+        codes, output = self.latent.generate(
+            observation, shift=self.head.shift(observation), num_bins=self.head.num_action_tokens
+        )
+        return codes, self.head(output, observation)
+
+
+def head_class(config: HeadConfig) -> type[ActionHead]:
+    """The class of action head that `config.kind` names."""
+    return named("HeadConfig.kind", config.kind, HEADS)
 
 
 def build_pretrain_network(spec: NetworkSpec, *, seed: int) -> PretrainNetwork:
@@ -156,11 +187,19 @@ def build_policy_network(spec: NetworkSpec, *, seed: int) -> PolicyNetwork:
         return PolicyNetwork(spec)
 
 
-def load_pretrained(network: PolicyNetwork, tensors: Mapping[str, Tensor]) -> None:
-    """Take over latent policy and reader of a pre-trained network; what is behind the reader stays new."""
-    kept = {name: value for name, value in tensors.items() if name.startswith(("latent.", READER))}
+def load_pretrained(network: PolicyNetwork, tensors: Mapping[str, Tensor], vocabulary: Vocabulary) -> None:
+    """Take over latent policy and reader of a pre-trained network; what is behind the reader stays new.
+
+    Tokens that the pre-training's `vocabulary` lacks keep their new rows if they are action tokens, and get the mean of
+    the known words' rows if they are words: nothing is known of them but that they are words. Engineering.
+    """
     own = network.state_dict()
-    wanted = {name for name in own if name.startswith(("latent.", READER))}
+    parts = ("latent.", READER) if any(name.startswith(READER) for name in own) else ("latent.",)
+    kept = {name: value for name, value in tensors.items() if name.startswith(parts)}
+    for name in network.latent.backbone.vocabulary_rows:
+        if (full := BACKBONE + name) in kept and full in own:
+            kept[full] = _carried_rows(own[full], kept[full], network.spec.vocabulary, vocabulary)
+    wanted = {name for name in own if name.startswith(parts)} - {VIEWS}
     differing = sorted(n for n in wanted | set(kept) if n not in own or n not in kept or own[n].shape != kept[n].shape)
     if differing:
         raise InputError(
@@ -170,6 +209,18 @@ def load_pretrained(network: PolicyNetwork, tensors: Mapping[str, Tensor]) -> No
             remedy="Use the configuration and the vocabulary of the pre-training.",
         )
     network.load_state_dict({**own, **kept})
+
+
+def _carried_rows(fresh: Tensor, old: Tensor, ours: Vocabulary, theirs: Vocabulary) -> Tensor:
+    """Rows [V, D] for `ours`, from `old` where `theirs` knows the token."""
+    if len(old) != len(theirs) or old.shape[1:] != fresh.shape[1:]:
+        return old  # of another size; the caller says so
+    ids = torch.from_numpy(ours.ids_in(theirs))
+    rows = torch.where((ids >= 0)[:, None], old[ids.clamp_min(0)], fresh)
+    places = np.arange(len(ours))
+    words = torch.from_numpy((places >= NUM_SPECIAL) & (places < ours.first_latent_id))
+    rows[words & (ids < 0)] = old[NUM_SPECIAL : theirs.first_latent_id].mean(0)
+    return rows
 
 
 def save_network(folder: Path, spec: NetworkSpec, tensors: Mapping[str, Tensor]) -> None:
@@ -205,5 +256,5 @@ def read_network(folder: Path) -> tuple[NetworkSpec, dict[str, Tensor]]:
 
 
 def _latent_policy(spec: NetworkSpec) -> LatentPolicy:
-    backbone = PrismaticBackbone(spec.config.backbone, spec.vocabulary)
-    return LatentPolicy(backbone, num_codes=spec.vocabulary.num_codes, num_tokens=spec.num_tokens)
+    make = named("NetworkConfig.backbone_kind", spec.config.backbone_kind, BACKBONES)
+    return LatentPolicy(make(spec.config.backbone, spec.vocabulary), spec.vocabulary, num_tokens=spec.num_tokens)

@@ -1,82 +1,111 @@
 """The policy's one backbone: a vision tower, a projector and a causal language model, all classes of `transformers`.
 
-Letters in shapes: B batch, N visual tokens, W words, L tokens of a latent action, D width, T = N + W + L + 1.
+Letters in shapes: B batch, N visual tokens of all cameras, W words, L tokens of a latent action, X action tokens,
+D width, T = N + W + L + 1 + X.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cyclemimic.errors import InputError
+from cyclemimic.names import named
 from cyclemimic.nn.batches import ObservationBatch
-from cyclemimic.policy.backbone import BackboneOutput, VisionTower, VisualFeatures
+from cyclemimic.policy.backbone import BackboneOutput, Tail, VisionTower, VisualFeatures
 from cyclemimic.policy.towers import ConvTower, ConvTowerConfig, PrismaticVision, PrismaticVisionConfig
 from cyclemimic.policy.vocabulary import PAD, Vocabulary
 
-Vision = Literal["convolutional", "dinov2+siglip"]
-Language = Literal["llama", "qwen2"]
+LanguageBuilder = Callable[["PrismaticConfig", int], Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrismaticConfig:
     """Sizes of the backbone. The defaults are the tiny recipe; Prismatic-7B is width 4096, 32 layers, 32 heads."""
 
-    vision: Vision = "convolutional"
-    language: Language = "llama"
+    vision: str = "convolutional"  # or dinov2+siglip, or package.module:name of a `VisionTower`
+    language: str = "llama"  # or qwen2, or package.module:name of a function (config, vocabulary size) -> model
     image_px: int = 64
     width: int = 128  # D
     layers: int = 2
     heads: int = 4
     mlp_width: int = 512
     max_tokens: int = 512
+    extra_cameras: int = 0  # beside the main one
     conv_tower: ConvTowerConfig = field(default_factory=ConvTowerConfig)
     prismatic_vision: PrismaticVisionConfig = field(default_factory=PrismaticVisionConfig)
 
 
 class PrismaticBackbone(nn.Module):
-    """[visual tokens][BOS words][LACT x l_z][ACT] through a causal language model (paper, policy).
+    """[further cameras][visual tokens][BOS words][LACT x l_z][ACT][action tokens] through a causal language model.
 
-    Weights are random; nothing is downloaded. Padded words are masked and take up no position.
+    Paper, policy. Weights are random; nothing is downloaded. Padded words and cameras that a body lacks are masked and
+    take up no position. Further cameras stand in front, so that the main one is as far from the words as it was when
+    pre-training knew no other; one tower sees them all, and a learnt vector per camera tells them apart.
     """
+
+    vocabulary_rows: tuple[str, ...] = ("language.model.embed_tokens.weight", "language.lm_head.weight")
 
     def __init__(self, config: PrismaticConfig, vocabulary: Vocabulary) -> None:
         super().__init__()
         self.config, self.width = config, config.width
         self.first_latent_id, self.act_id = vocabulary.first_latent_id, vocabulary.act_id
+        self.first_bin_id = vocabulary.first_bin_id
         self.tower = build_tower(config)
         self.map_channels: int = self.tower.map_channels
         self.language = build_language(config, len(vocabulary))
+        if config.extra_cameras:
+            self.views = nn.Parameter(torch.zeros(config.extra_cameras, config.width))
 
-    def forward(self, observation: ObservationBatch, codes: Tensor, blind: Tensor | None = None) -> BackboneOutput:
+    def forward(
+        self, observation: ObservationBatch, codes: Tensor, blind: Tensor | None = None, tail: Tail | None = None
+    ) -> BackboneOutput:
         """Teacher-forced pass.
 
         Args:
             observation: B pictures and sentences.
             codes: [B, L] integers in [0, K).
-            blind: [B] bool; where True the ACT query does not see the latent tokens, so that it must read the picture.
+            blind: [B] bool; where True nothing behind the latent tokens sees them, so that it must read the picture.
+            tail: what the action head adds behind the latent tokens.
         """
         batch, num_tokens = codes.shape
-        prefix, valid, visual = self._prefix(observation)
-        act = torch.full((batch, 1), self.act_id, device=codes.device)
-        behind = self._embed(torch.cat([codes + self.first_latent_id, act], 1))
-        valid = torch.cat([valid, valid.new_ones(batch, num_tokens + 1)], 1)
+        tail = tail or Tail()
+        prefix, valid, visual, extra = self._prefix(observation)
+        latents = self._embed(codes + self.first_latent_id)
+        behind = [self._act(batch, codes.device, tail.shift)]
+        if tail.bins is not None:
+            behind.append(self._embed(tail.bins[:, :-1] + self.first_bin_id))  # nothing is asked of the last one
+        whole = torch.cat([prefix, latents, *behind], 1)
+        start, stop = prefix.shape[1], prefix.shape[1] + num_tokens
+        valid = torch.cat([valid, valid.new_ones(batch, whole.shape[1] - start)], 1)
         allowed = causal_mask(valid)
         if blind is not None:
-            start = prefix.shape[1]
-            allowed[:, :, -1, start : start + num_tokens] &= ~blind[:, None, None]
-        states = self._run(torch.cat([prefix, behind], 1), allowed, positions(valid))
-        before, latents, act_state = states.split([prefix.shape[1], num_tokens, 1], dim=1)
+            allowed[:, :, stop:, start:stop] &= ~blind[:, None, None, None]
+        states = self._run(whole, allowed, positions(valid))
+        before, latent_states, after = states.split([start, num_tokens, whole.shape[1] - stop], dim=1)
         last_word = _at_last_word(before, observation.word_mask)
-        slots = torch.cat([last_word[:, None], latents[:, :-1]], 1)
-        return BackboneOutput(slots=slots, latents=latents, act=act_state[:, 0], visual=visual)
+        return BackboneOutput(
+            slots=torch.cat([last_word[:, None], latent_states[:, :-1]], 1),
+            latents=latent_states,
+            act=after[:, 0],
+            visual=visual,
+            extra=extra,
+            bins=tail.bins,
+            bin_logits=None if tail.bins is None else self.token_logits(after),
+        )
 
     def decode(
-        self, observation: ObservationBatch, num_tokens: int, choose: Callable[[Tensor], Tensor]
+        self,
+        observation: ObservationBatch,
+        num_tokens: int,
+        choose: Callable[[Tensor], Tensor],
+        *,
+        shift: Tensor | None = None,
+        num_bins: int = 0,
+        choose_bin: Callable[[Tensor], Tensor] | None = None,
     ) -> tuple[Tensor, BackboneOutput]:
         """Latent tokens one by one, then ACT; earlier keys and values are kept, the picture is looked at once.
 
@@ -84,8 +113,11 @@ class PrismaticBackbone(nn.Module):
             observation: B pictures and sentences.
             num_tokens: L.
             choose: maps a state [B, D] to codes [B].
+            shift: [B, D], added to ACT's embedding.
+            num_bins: X, how many action tokens follow ACT.
+            choose_bin: maps a state [B, D] to numbers of action tokens [B].
         """
-        prefix, valid, visual = self._prefix(observation)
+        prefix, valid, visual, extra = self._prefix(observation)
         output = self.language.model(
             inputs_embeds=prefix,
             attention_mask=causal_mask(valid),
@@ -93,22 +125,33 @@ class PrismaticBackbone(nn.Module):
             use_cache=True,
         )
         cache = output.past_key_values
-        slots = [_at_last_word(output.last_hidden_state, observation.word_mask)]
-        latents: list[Tensor] = []
-        chosen: list[Tensor] = []
-        for slot in range(num_tokens + 1):
-            if slot < num_tokens:
-                chosen.append(choose(slots[-1]))
-                ids = chosen[-1] + self.first_latent_id
-            else:
-                ids = torch.full_like(chosen[-1], self.act_id)
+
+        def follow(embedding: Tensor) -> Tensor:
+            """The state [B, D] at one more token."""
+            nonlocal valid
             valid = torch.cat([valid, valid.new_ones(len(valid), 1)], 1)
-            state = self._run(self._embed(ids[:, None]), valid[:, None, None, :], positions(valid)[:, -1:], cache)[:, 0]
-            latents.append(state)
-            slots.append(state)
-        act = latents.pop()
+            return self._run(embedding, valid[:, None, None, :], positions(valid)[:, -1:], cache)[:, 0]
+
+        slots = [_at_last_word(output.last_hidden_state, observation.word_mask)]
+        chosen: list[Tensor] = []
+        for _ in range(num_tokens):
+            chosen.append(choose(slots[-1]))
+            slots.append(follow(self._embed(chosen[-1][:, None] + self.first_latent_id)))
+        act = follow(self._act(len(prefix), prefix.device, shift))
+        bins: list[Tensor] = []
+        state = act
+        for place in range(num_bins):
+            assert choose_bin is not None
+            bins.append(choose_bin(state))
+            if place < num_bins - 1:
+                state = follow(self._embed(bins[-1][:, None] + self.first_bin_id))
         return torch.stack(chosen, 1), BackboneOutput(
-            slots=torch.stack(slots[:num_tokens], 1), latents=torch.stack(latents, 1), act=act, visual=visual
+            slots=torch.stack(slots[:-1], 1),
+            latents=torch.stack(slots[1:], 1),
+            act=act,
+            visual=visual,
+            extra=extra,
+            bins=torch.stack(bins, 1) if bins else None,
         )
 
     def token_logits(self, states: Tensor) -> Tensor:
@@ -118,13 +161,31 @@ class PrismaticBackbone(nn.Module):
     def _embed(self, ids: Tensor) -> Tensor:
         return self.language.model.embed_tokens(ids)  # type: ignore[no-any-return]
 
-    def _prefix(self, observation: ObservationBatch) -> tuple[Tensor, Tensor, VisualFeatures]:
-        """Embeddings [B, N + W, D] of picture and words, which of them count [B, N + W], and the visual features."""
+    def _act(self, batch: int, device: torch.device, shift: Tensor | None) -> Tensor:
+        """ACT's embedding [B, 1, D], moved by what the action head adds to it."""
+        act = self._embed(torch.full((batch, 1), self.act_id, device=device))
+        return act if shift is None else act + shift[:, None]
+
+    def _prefix(
+        self, observation: ObservationBatch
+    ) -> tuple[Tensor, Tensor, VisualFeatures, tuple[VisualFeatures, ...]]:
+        """Embeddings [B, N + W, D] of pictures and words, which of them count [B, N + W], and the visual features."""
+        assert len(observation.extra_images) == self.config.extra_cameras
         words = self._embed(observation.words)
         weight = observation.word_mask[..., None].to(words.dtype)
-        visual = self.tower(observation.images, (words * weight).sum(1) / weight.sum(1))
-        seen = observation.word_mask.new_ones(visual.tokens.shape[:2])
-        return torch.cat([visual.tokens, words], 1), torch.cat([seen, observation.word_mask], 1), visual
+        sentence = (words * weight).sum(1) / weight.sum(1)
+        visual = self.tower(observation.images, sentence)
+        extra = tuple(self.tower(images, sentence) for images in observation.extra_images)
+        ones = observation.word_mask.new_ones(visual.tokens.shape[:2])
+        seen = observation.extra_seen
+        masks = [ones if seen is None else ones & seen[:, i, None] for i in range(len(extra))]
+        tokens = [found.tokens + self.views[i] for i, found in enumerate(extra)]
+        return (
+            torch.cat([*tokens, visual.tokens, words], 1),
+            torch.cat([*masks, ones, observation.word_mask], 1),
+            visual,
+            extra,
+        )
 
     def _run(self, embeddings: Tensor, allowed: Tensor, position_ids: Tensor, cache: Any = None) -> Tensor:
         output = self.language.model(
@@ -149,52 +210,50 @@ def positions(valid: Tensor) -> Tensor:
     return (valid.long().cumsum(1) - 1).clamp_min(0)
 
 
-def build_tower(config: PrismaticConfig) -> ConvTower | PrismaticVision:
-    """The vision tower that `config.vision` names; both meet `VisionTower`."""
-    tower: VisionTower
-    if config.vision == "convolutional":
-        tower = ConvTower(config.conv_tower, image_px=config.image_px, width=config.width)
-    elif config.vision == "dinov2+siglip":
-        tower = PrismaticVision(config.prismatic_vision, image_px=config.image_px, width=config.width)
-    else:
-        raise InputError(
-            "PrismaticConfig.vision",
-            expected="convolutional or dinov2+siglip",
-            got=repr(config.vision),
-            remedy="Name one of them.",
-        )
-    return tower
+def build_tower(config: PrismaticConfig) -> VisionTower:
+    """The vision tower that `config.vision` names."""
+    return named("PrismaticConfig.vision", config.vision, VISION)(config)
 
 
 def build_language(config: PrismaticConfig, vocabulary_size: int) -> Any:
-    """A causal language model of `transformers` with random weights and no dropout."""
-    # Here and not above: importing them takes seconds, which verbs without a policy need not pay.
-    from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+    """A causal language model in the form of `transformers`, with random weights and no dropout."""
+    return named("PrismaticConfig.language", config.language, LANGUAGES)(config, vocabulary_size)
 
-    kinds = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)}
-    if config.language not in kinds:
-        raise InputError(
-            "PrismaticConfig.language",
-            expected="llama or qwen2",
-            got=repr(config.language),
-            remedy="Name one of them.",
-        )
-    config_class, model_class = kinds[config.language]
-    return model_class(
-        config_class(
-            vocab_size=vocabulary_size,
-            hidden_size=config.width,
-            intermediate_size=config.mlp_width,
-            num_hidden_layers=config.layers,
-            num_attention_heads=config.heads,
-            num_key_value_heads=config.heads,
-            max_position_embeddings=config.max_tokens,
-            pad_token_id=PAD,
-            tie_word_embeddings=False,
-            attention_dropout=0.0,
-            attn_implementation="sdpa",  # takes our boolean masks
-        )
-    )
+
+def _llama(config: PrismaticConfig, vocabulary_size: int) -> Any:
+    # Here and not above: importing it takes seconds, which verbs without a policy need not pay.
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(LlamaConfig(**_sizes(config, vocabulary_size)))
+
+
+def _qwen2(config: PrismaticConfig, vocabulary_size: int) -> Any:
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    return Qwen2ForCausalLM(Qwen2Config(**_sizes(config, vocabulary_size)))
+
+
+def _sizes(config: PrismaticConfig, vocabulary_size: int) -> dict[str, Any]:
+    return {
+        "vocab_size": vocabulary_size,
+        "hidden_size": config.width,
+        "intermediate_size": config.mlp_width,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.heads,
+        "max_position_embeddings": config.max_tokens,
+        "pad_token_id": PAD,
+        "tie_word_embeddings": False,
+        "attention_dropout": 0.0,
+        "attn_implementation": "sdpa",  # takes our boolean masks
+    }
+
+
+VISION: dict[str, Callable[[PrismaticConfig], VisionTower]] = {
+    "convolutional": lambda c: ConvTower(c.conv_tower, image_px=c.image_px, width=c.width),
+    "dinov2+siglip": lambda c: PrismaticVision(c.prismatic_vision, image_px=c.image_px, width=c.width),
+}
+LANGUAGES: dict[str, LanguageBuilder] = {"llama": _llama, "qwen2": _qwen2}
 
 
 def _at_last_word(states: Tensor, word_mask: Tensor) -> Tensor:

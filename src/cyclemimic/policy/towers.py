@@ -5,7 +5,7 @@ Letters in shapes: B batch, N visual tokens, D width of the language model, C ch
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,13 +14,11 @@ from torch.nn import functional as F
 
 from cyclemimic.errors import InputError
 from cyclemimic.nn.vision import coordinates
+from cyclemimic.nn.vit_families import IMAGENET_MEAN, IMAGENET_STD, SIGLIP_MEAN, SIGLIP_STD, VitSize
 from cyclemimic.policy.backbone import VisualFeatures
 
 if TYPE_CHECKING:
     from transformers import Dinov2WithRegistersConfig, SiglipVisionConfig
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-SIGLIP_MEAN, SIGLIP_STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,22 +31,11 @@ class ConvTowerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VitSize:
-    """Sizes of one vision transformer."""
-
-    width: int
-    layers: int
-    heads: int
-    mlp_width: int
-    patch_px: int = 14
-
-
-@dataclass(frozen=True, kw_only=True)
 class PrismaticVisionConfig:
     """Sizes of both transformers; the defaults are Prismatic-7B's (DINOv2-L with registers, SigLIP-SO400M)."""
 
-    dino: VitSize = VitSize(width=1024, layers=24, heads=16, mlp_width=4096)
-    siglip: VitSize = VitSize(width=1152, layers=27, heads=16, mlp_width=4304)
+    dino: VitSize = field(default_factory=lambda: VitSize(width=1024, layers=24, heads=16, mlp_width=4096))
+    siglip: VitSize = field(default_factory=lambda: VitSize(width=1152, layers=27, heads=16, mlp_width=4304))
     registers: int = 4
     projector_width: int = 8704
 

@@ -31,6 +31,26 @@ def ac3_gentle_cycle() -> Recipe:
     return _ac3(cycle=0.1, realism=0.02, share=1.0)
 
 
+def latent_decoding() -> Recipe:
+    """Actions straight from the states at the latent tokens, without an ACT query."""
+    return _head("latent")
+
+
+def discrete_decoding() -> Recipe:
+    """Actions as tokens of the language model, 256 bins for each number of a chunk.
+
+    Without labels and pre-training it is a policy of discrete actions and nothing latent, as OpenVLA is.
+    """
+    return _head("bins")
+
+
+def _head(kind: str) -> Recipe:
+    recipe = tiny()
+    network = recipe.finetune.network
+    network = replace(network, head=replace(network.head, kind=kind))
+    return replace(recipe, finetune=replace(recipe.finetune, network=network))
+
+
 def _ac3(*, cycle: float, realism: float, share: float) -> Recipe:
     recipe = tiny()
     terms = recipe.ac3.objective

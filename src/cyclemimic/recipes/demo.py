@@ -19,6 +19,7 @@ from cyclemimic.evaluate.pages import (
     transfer_section,
 )
 from cyclemimic.evaluate.records import load_quality, load_rollouts
+from cyclemimic.evaluate.remote import load_remote
 from cyclemimic.evaluate.report import write_report
 from cyclemimic.evaluate.summary import OnSteps, Summary, gradient_norms_from
 from cyclemimic.recipes.jobs import Job, JobFailedError, Jobs
@@ -43,6 +44,7 @@ ARMS = {
     "swapped_instruction": ("policy-full-20", "swapped"),
     "black_image": ("policy-full-20", "black"),
 }
+REMOTE = "policy-full-20"  # goes through a server as well
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,7 @@ class DemoPlan:
         body: who demonstrates and acts; its video is in the pre-training too, without actions.
         video: filmed episodes per body and skill; `wander` as many per body.
         episodes: closed-loop episodes per skill and arm.
+        remote_episodes: of them, those that are driven through a server as well, per skill.
     """
 
     body: str = "arm6"
@@ -63,6 +66,7 @@ class DemoPlan:
     finetune_steps: int
     finetune_20_steps: int
     episodes: int = 24
+    remote_episodes: int = 2
 
 
 def plan(quick: bool) -> DemoPlan:
@@ -151,6 +155,11 @@ def demo_jobs(run: Path, p: DemoPlan) -> list[Job]:
         acting = f"evaluate RUN/{policy} --body {p.body} --skills {skills} --episodes {p.episodes} --show"
         made = job(f"act-{name}", 30, f"let it act: {name.replace('_', ' ')}", acting, maker[policy])
         jobs.append(replace(made, arguments=(*made.arguments, show)))
+    jobs.append(
+        job("remote", 25, "serve the last policy and drive the robot in a process of its own",
+            f"evaluate RUN/{REMOTE} --body {p.body} --skills {skills} --episodes {p.remote_episodes} --through-server",
+            *(j.name for j in jobs if j.name.startswith("act-")))
+    )  # fmt: skip
     return jobs
 
 
@@ -195,6 +204,7 @@ def write_summary(run: Path, p: DemoPlan, seconds: float) -> Summary:
         gradient_norm=gradient_norms_from(metrics["ac3"]),
         success={name: result.row() for name, result in rollouts.items()},
         report=str(run / "report.html"),
+        remote=load_remote(run / REMOTE / "remote.json"),
     )
     tokenizers = {name: LatentActionTokenizer.load(run / name) for name in ("ac3", "genie")}
     source = open_source(f"film:{run}/film")

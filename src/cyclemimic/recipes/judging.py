@@ -8,16 +8,30 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 
+from cyclemimic.data.cache import source_hash
 from cyclemimic.data.loader import split_clips
 from cyclemimic.data.sources.film import FilmSource
+from cyclemimic.data.writers.film import task_of
 from cyclemimic.errors import InputError
+from cyclemimic.evaluate.controls import fit_controls
+from cyclemimic.evaluate.counterfactual import (
+    Counterfactuals,
+    Filmed,
+    build_counterfactuals,
+    measure_counterfactual,
+    with_counterfactuals,
+)
 from cyclemimic.evaluate.inspect import inspect_tokenizer
-from cyclemimic.evaluate.judge import Judge, fit_judge
+from cyclemimic.evaluate.judge import Judge, fit_judge, report_on
+from cyclemimic.evaluate.leak import ReaderConfig
+from cyclemimic.evaluate.models import label_pairs
 from cyclemimic.evaluate.moments import TruePairs, true_pairs
+from cyclemimic.evaluate.open_loop import OpenLoop, open_loop
 from cyclemimic.evaluate.pages import QUALITY_COLUMNS, this_machine
-from cyclemimic.evaluate.quality import measure_quality, measure_references
+from cyclemimic.evaluate.quality import Quality, measure_quality
 from cyclemimic.evaluate.records import QualityRecord, save_quality, save_rollouts
 from cyclemimic.evaluate.rollout import (
     Instruct,
@@ -27,15 +41,21 @@ from cyclemimic.evaluate.rollout import (
     with_instruction,
 )
 from cyclemimic.evaluate.summary import number as figure
+from cyclemimic.evaluate.transfer import measure_references
+from cyclemimic.evaluate.verdicts import verdict_lines, verdicts_on
+from cyclemimic.policy.network import read_spec
 from cyclemimic.policy.policy import LatentActionPolicy
-from cyclemimic.recipes.stations import HELD_OUT, SPLIT_SEED, cached, chosen, make_world, open_source
+from cyclemimic.recipes.stations import HELD_OUT, SPLIT_SEED, WORLDS, cached, chosen, make_world, open_source
+from cyclemimic.store.atomic import read_json, sha256_json
 from cyclemimic.store.frame_cache import FrameCache
 from cyclemimic.tokenizer.tokenizer import LatentActionTokenizer
+from cyclemimic.train.checkpoint import CONFIG_FILE
 from cyclemimic.train.stage1_tokenizer import tokenizer_facts
 from cyclemimic.types import Task, World
 from cyclemimic.worlds.arms import ArmsWorld
 
 Show = Literal["as it is", "swapped", "black"]
+Split = Literal["held-out", "validation", "test"]
 
 
 def known_motion(source: FilmSource, cache: FrameCache, gap_s: float) -> tuple[TruePairs, TruePairs, TruePairs]:
@@ -60,9 +80,30 @@ def known_motion(source: FilmSource, cache: FrameCache, gap_s: float) -> tuple[T
 
 
 def run_quality(
-    run: Path, source_text: str, judge_folder: Path, out: Path, *, cache_root: Path, side: str = "test"
+    run: Path,
+    source_text: str,
+    judge_folder: Path,
+    out: Path,
+    *,
+    cache_root: Path,
+    side: str = "test",
+    controls: bool = False,
+    readers: ReaderConfig | None = None,
 ) -> QualityRecord:
-    """Judge a tokenizer's latent actions on clips that it never saw."""
+    """Judge a tokenizer's latent actions on clips that it never saw, and write `quality.json` to `out`.
+
+    Of a film of another split of a world, such as arms-distractor, it is `quality-WORLD.json`.
+
+    Args:
+        run: the tokenizer.
+        source_text: film:PATH.
+        judge_folder: where the judge and the counterfactuals lie, or will; every tokenizer shares them.
+        out: folder of the record.
+        cache_root: folder of decoded frames.
+        side: test, or validation for choices.
+        controls: whether controls are measured beside it.
+        readers: how the readers of the leak are trained.
+    """
     source = open_source(source_text)
     if not isinstance(source, FilmSource):
         raise InputError(
@@ -72,27 +113,101 @@ def run_quality(
             remedy="Name what `film` wrote.",
         )
     tokenizer = LatentActionTokenizer.load(run)
-    gap_s = tokenizer_facts(run)["gap_s"]
+    facts = tokenizer_facts(run)
     cache = cached(source, tokenizer.config.size_px, cache_root)
-    training, validation, test = known_motion(source, cache, gap_s)
+    training, validation, test = known_motion(source, cache, facts["gap_s"])
     judge = fitted_judge(judge_folder, training, validation)
     held_out = test if side == "test" else validation
-    seen = tokenizer_facts(run)["bodies"]
-    record = QualityRecord(
-        quality=measure_quality(tokenizer, training, held_out, judge, seed=SPLIT_SEED, seen_bodies=seen),
-        references=measure_references(tokenizer, held_out, judge, seed=SPLIT_SEED, seen_bodies=seen),
-        judge=judge.report,
+    seen = facts["bodies"]
+    futures = counterfactuals(source, cache, held_out, judge_folder, gap_s=facts["gap_s"], bodies=seen, side=side)
+    quality = measure_quality(
+        tokenizer,
+        training,
+        held_out,
+        judge,
+        seed=SPLIT_SEED,
+        seen_bodies=seen,
+        counterfactuals=futures,
+        readers=readers or ReaderConfig(),
     )
-    save_quality(out / "quality.json", record)
+    references = measure_references(tokenizer, held_out, judge, seed=SPLIT_SEED, seen_bodies=seen)
+    score = measure_counterfactual(tokenizer, judge, futures, label_pairs(tokenizer, held_out), seed=SPLIT_SEED)
+    beside: dict[str, Quality] = {}
+    if controls:
+        models = fit_controls(
+            training,
+            held_out,
+            num_codes=quality.num_codes,
+            num_tokens=quality.num_tokens,
+            seed=SPLIT_SEED,
+            tokenizer=tokenizer.config,
+        )
+        beside = {
+            name: measure_quality(model, training, held_out, judge, seed=SPLIT_SEED, seen_bodies=seen)
+            for name, model in models.items()
+        }
+    record = QualityRecord(
+        quality=quality,
+        references=with_counterfactuals(references, score),
+        judge=judge.report,
+        source=source.world_name,
+        controls=beside,
+    )
+    plain = source.world_name.removeprefix("arms-") == source.world_name
+    save_quality(out / ("quality.json" if plain else f"quality-{source.world_name}.json"), record)
     return record
 
 
+def counterfactuals(
+    source: FilmSource,
+    cache: FrameCache,
+    held_out: TruePairs,
+    folder: Path,
+    *,
+    gap_s: float,
+    bodies: Sequence[str],
+    side: str,
+) -> Counterfactuals | None:
+    """What truly comes of other actions, made once and kept in `folder`; None where the world cannot be had again."""
+    if source.world_name not in WORLDS:
+        print(f"no counterfactuals: the film's world {source.world_name!r} is not one of {', '.join(WORLDS)}")
+        return None
+    world = make_world(source.world_name)
+    if world.camera != source.camera:
+        print(f"no counterfactuals: filmed with {source.camera}, but the world has {world.camera}")
+        return None
+    size_px, between = cache.recipe.size_px, tuple(sorted(bodies))
+    key = sha256_json([1, source.world_name, cache.source_hash, side, gap_s, size_px, between, SPLIT_SEED])
+    path = folder / f"counterfactuals-{key[:16]}.npz"
+    if path.exists():
+        return Counterfactuals.load(path)
+    names = {held_out.clip_names[i] for i in np.unique(held_out.clip)}
+    filmed = {}
+    for clip in source.clips():
+        task = task_of(clip.name)
+        actions, state = source.actions_of(clip) if clip.name in names and task is not None else (None, None)
+        if task is not None and actions is not None and state is not None:
+            filmed[clip.name] = Filmed(task=task, actions=actions, tip_m=state[:, :3])
+    found = build_counterfactuals(
+        world, filmed, held_out, gap_s=gap_s, size_px=size_px, bodies=between, seed=SPLIT_SEED
+    )
+    found.save(path)
+    return found
+
+
 def quality_text(record: QualityRecord) -> str:
-    """A tokenizer's numbers, a line each, and whether the judge may be believed."""
-    found = record.quality.row()
-    lines = [f"{text:16} {figure(found[key])}" for key, text in QUALITY_COLUMNS.items()]
+    """A tokenizer's numbers, a line each, beside the controls; verdicts; and whether the judge may be believed."""
+    rows = [record.quality.row(), *(found.row() for found in record.controls.values())]
+    lines = [f"{'on ' + record.source:16}" + "".join(f" {name:>15}" for name in record.controls)] * bool(
+        record.controls
+    )
+    for key, text in QUALITY_COLUMNS.items():
+        first, *others = (figure(row[key]) for row in rows)
+        lines.append((f"{text:16} {first}" + " " * (15 - len(first)) + " ".join(f"{o:>15}" for o in others)).rstrip())
     for name, score in record.references.row().items():
-        lines.append(f"transfer cos {figure(score['transfer_cosine'])} of the control {name.replace('_', ' ')}")
+        cosine, psnr = figure(score["transfer_cosine"]), figure(score["counterfactual_psnr_db"])
+        lines.append(f"transfer cos {cosine}, counterfactual {psnr} dB of the control {name.replace('_', ' ')}")
+    lines += verdict_lines(verdicts_on(record.quality.row()))
     reason = record.judge.reason
     return "\n".join([*lines, f"the judge is refused: {reason}" if reason else "the judge is believed"])
 
@@ -104,11 +219,27 @@ def rollout_text(result: RolloutResult) -> str:
 
 
 def fitted_judge(folder: Path, training: TruePairs, held_out: TruePairs) -> Judge:
-    """The judge that lies in `folder`, fitted now where there is none."""
-    if (folder / "judge.json").exists():
-        return Judge.load(folder)
-    judge = fit_judge(training, held_out, seed=SPLIT_SEED)
-    judge.save(folder)
+    """The judge that lies in `folder`, fitted now where there is none.
+
+    One that was fitted on another film is asked about this one: it may be refused here.
+
+    Raises:
+        InputError: it reads pictures of another size.
+    """
+    if not (folder / "judge.json").exists():
+        judge = fit_judge(training, held_out, seed=SPLIT_SEED)
+        judge.save(folder)
+        return judge
+    judge = Judge.load(folder)
+    size_px = held_out.now.shape[1]
+    if judge.size_px != size_px:
+        raise InputError(
+            "--judge",
+            expected=f"a judge of pictures of {size_px} px",
+            got=f"{judge.size_px} px",
+            remedy="Name another folder; the judge is fitted there on first use.",
+        )
+    judge.report = report_on(judge, held_out)
     return judge
 
 
@@ -140,7 +271,7 @@ def run_rollouts(
     out: Path,
 ) -> RolloutResult:
     """Closed-loop success of a policy; the same starts for every policy that is given the same numbers."""
-    policy = LatentActionPolicy.load(run)
+    policy = policy_for(run, body)
     world = make_world(world_name)
     chosen("body", [body], world.bodies)
     # Skill by skill in turn, so that a run that is looked at half-way has seen every skill.
@@ -150,7 +281,7 @@ def run_rollouts(
         lambda: make_world(world_name),
         policy,
         tasks,
-        chunk_steps=policy.network.spec.config.head.chunk_steps,
+        chunk_steps=policy.chunk_steps,
         instruct=shown(show, world),
         films_per_skill=1,
     )
@@ -158,11 +289,96 @@ def run_rollouts(
     return result
 
 
-def run_inspect(run: Path, source_text: str, out: Path, *, cache_root: Path) -> Path:
-    """A page about a tokenizer on any video."""
+def policy_for(run: Path, body: str | None) -> LatentActionPolicy:
+    """The policy of a run; of one that knows several bodies, for `body`."""
+    known = read_spec(run).bodies
+    return LatentActionPolicy.load(run, embodiment=body if len(known) > 1 else None)
+
+
+def run_open_loop(
+    run: Path,
+    source_text: str,
+    *,
+    out: Path,
+    split: Split = "held-out",
+    without: Path | None = None,
+    body: str | None = None,
+) -> OpenLoop:
+    """How far a policy's chunks lie from demonstrations that it never saw, beside its controls.
+
+    Args:
+        run: a run of `finetune`.
+        source_text: demonstrations with actions.
+        out: folder for `open-loop.json`.
+        split: which held-out clips; names decide the side.
+        without: another run of `finetune`, such as one without pre-training, on the same axes.
+        body: of a policy that knows several.
+
+    Raises:
+        InputError: a clip was trained on, no clip is left, or a run does not say on what it was trained.
+    """
+    source = open_source(source_text)
+    policy = policy_for(run, body)
+    runs = [run] if without is None else [run, without]
+    trained = {found.name: _trained_clips(found) for found in runs}
+    clips = source.clips()
+    sides = split_clips(clips, HELD_OUT, SPLIT_SEED)
+    index = {"validation": sides.val, "test": sides.test, "held-out": np.union1d(sides.val, sides.test)}[split]
+    # A policy of bodies that share an action space is called after the space, and knows them all.
+    mine = [clip for clip in clips if policy.embodiment in (clip.embodiment, policy.body.action_space.name)]
+    names = {clips[i].name for i in index}
+    held_out = [clip for clip in mine if clip.name in names]
+    if not held_out:
+        raise InputError(
+            source_text,
+            expected=f"{split} clips of body {policy.embodiment!r}",
+            got="none",
+            remedy="Record more; a clip's name decides its side.",
+        )
+    for name, seen in trained.items():
+        # By name alone, since a source that has grown has another hash; what was held out is so by its name.
+        both = sorted(seen & {clip.name for clip in held_out})
+        if both:
+            raise InputError(
+                name,
+                expected="a policy that was not trained on the clips that judge it",
+                got=f"{len(both)} clips trained on, the first {both[0]!r}",
+                remedy="Fine-tune with the held-out clips left out.",
+            )
+    same = read_json(run / CONFIG_FILE)["demonstrations"] == source_hash(source)
+    habits = trained[run.name] if same else {clips[i].name for i in sides.train}
+    taught = [clip for clip in mine if clip.name in habits]
+    result = open_loop(
+        policy,
+        (source.read(clip) for clip in held_out),
+        training_episodes=(source.read(clip) for clip in taught),
+        others={} if without is None else {without.name: policy_for(without, body)},
+    )
+    result.save(out / "open-loop.json")
+    return result
+
+
+def _trained_clips(run: Path) -> set[str]:
+    """The names of the clips that a run was trained on."""
+    found = read_json(run / CONFIG_FILE)
+    if "clips" not in found:
+        raise InputError(
+            run / CONFIG_FILE,
+            expected="the clips that the policy was trained on",
+            got="no record",
+            remedy="Fine-tune again with this version, or name a run of `finetune`.",
+        )
+    return set(found["clips"])
+
+
+def run_inspect(
+    run: Path, source_text: str, out: Path, *, cache_root: Path, readers: ReaderConfig | None = None
+) -> str:
+    """A page about a tokenizer on any video; returns verdicts and where the page lies, as lines."""
     tokenizer = LatentActionTokenizer.load(run)
     cache = cached(open_source(source_text), tokenizer.config.size_px, cache_root)
-    return inspect_tokenizer(tokenizer, cache, out, gap_s=tokenizer_facts(run)["gap_s"]).page
+    found = inspect_tokenizer(tokenizer, cache, out, gap_s=tokenizer_facts(run)["gap_s"], readers=readers)
+    return "\n".join([*verdict_lines(found.verdicts()), str(found.page)])
 
 
 def doctor() -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclemimic.data.cache import build_cache, source_hash
+from cyclemimic.data.check import check_clips
+from cyclemimic.data.cuts import cuts_of
 from cyclemimic.data.flow import build_flow
 from cyclemimic.data.loader import PairLoader, split_clips
 from cyclemimic.data.sources.film import FilmSource
@@ -23,25 +26,34 @@ from cyclemimic.data.true_actions import TrueActions
 from cyclemimic.data.writers.film import FilmReport, film
 from cyclemimic.errors import InputError, did_you_mean
 from cyclemimic.nn.words import WordHash
+from cyclemimic.policy.network import read_spec
 from cyclemimic.recipes.objectives import univla_stages, with_backbone
 from cyclemimic.store.atomic import read_json, sha256_file, write_json
+from cyclemimic.store.flow_cache import FlowCache
 from cyclemimic.store.frame_cache import FrameCache
 from cyclemimic.store.label_store import LabelStore
 from cyclemimic.tokenizer.tokenizer import WEIGHTS, LatentActionTokenizer
 from cyclemimic.train.checkpoint import CONFIG_FILE
+from cyclemimic.train.demonstrations import DemonstrationData, demonstration_data
 from cyclemimic.train.labels import label_cache
-from cyclemimic.train.loop import train, use_threads
+from cyclemimic.train.loop import LoopConfig, train, use_threads
+from cyclemimic.train.processes import together
 from cyclemimic.train.progress import Progress
 from cyclemimic.train.stage1_tokenizer import TokenizerTraining, tokenizer_facts, train_tokenizer
 from cyclemimic.train.stage2_pretrain import PretrainConfig, PretrainStage, pretrain_data
-from cyclemimic.train.stage3_finetune import FinetuneConfig, FinetuneStage, demonstration_data
-from cyclemimic.types import Episode, Source, Task, World
+from cyclemimic.train.stage3_finetune import FinetuneConfig, FinetuneStage
+from cyclemimic.types import ClipInfo, Int64, Source, Task, World
 from cyclemimic.worlds.arms import ArmsWorld
 from cyclemimic.worlds.drawn import DrawnWorld
 
 # One literal table per kind of thing.
 SOURCES: dict[str, Callable[[str], Source]] = {"folder": FolderSource, "film": FilmSource}
-WORLDS: dict[str, Callable[[], World]] = {"arms": ArmsWorld, "drawn": DrawnWorld}
+WORLDS: dict[str, Callable[[], World]] = {
+    "arms": ArmsWorld,
+    "arms-distractor": partial(ArmsWorld, disturbance="distractor"),
+    "arms-moving-camera": partial(ArmsWorld, disturbance="moving_camera"),
+    "drawn": DrawnWorld,
+}
 
 HELD_OUT = 0.2  # share of clips that no training sees: half for validation, half for the test
 SPLIT_SEED = 0
@@ -106,7 +118,7 @@ def film_world(
 def cached(source: Source, size_px: int, root: Path) -> FrameCache:
     """The source's frames at one size, decoded once below `root`."""
     # Named by content: the same video under another name, or as a film with actions, is not decoded twice.
-    folder = root / f"{source_hash(source)[:16]}-{size_px}px"
+    folder = root / _name_of_cache(source_hash(source), size_px)
     progress = Progress(name=f"decode at {size_px} px", total=len(source.clips()))
     seen = 0
 
@@ -118,8 +130,23 @@ def cached(source: Source, size_px: int, root: Path) -> FrameCache:
         elif line.startswith("skipped"):
             print(line, flush=True)
 
-    build_cache(source, folder, size_px, progress=say)
+    with together() as first:
+        if first:
+            build_cache(source, folder, size_px, progress=say)
     return FrameCache.open(folder)
+
+
+def _name_of_cache(content: str, size_px: int) -> str:
+    return f"{content[:16]}-{size_px}px"
+
+
+def shots(cache: FrameCache, root: Path) -> list[Int64]:
+    """Where new shots begin in each clip of a cache; found once and kept beside the frames."""
+    path = root / f"{_name_of_cache(cache.source_hash, cache.size_px)}-cuts.json"
+    with together() as first:
+        if first:
+            cuts_of(cache, path)
+    return cuts_of(cache, path)
 
 
 def run_tokenizer(
@@ -131,6 +158,7 @@ def run_tokenizer(
     bodies: Sequence[str] = (),
     trunk: Path | None,
     backbone: str | None = None,
+    loop: LoopConfig | None = None,
 ) -> Path:
     """Station 2: learn a tokenizer from the training clips of a source, of some bodies or of all.
 
@@ -144,7 +172,7 @@ def run_tokenizer(
         if trunk is None:
             trunk = run / "first-stage"
             run_tokenizer(
-                source, first, trunk, cache_root=cache_root, bodies=bodies, trunk=None, backbone=backbone
+                source, first, trunk, cache_root=cache_root, bodies=bodies, trunk=None, backbone=backbone, loop=loop
             )  # fmt: skip
     cache = cached(source, config.tokenizer.size_px, cache_root)
     wanted = chosen("bodies", bodies, cache.embodiments)
@@ -157,6 +185,7 @@ def run_tokenizer(
         seed=config.seed,
         batch_size=config.batch_size,
         keep=[keep],
+        cuts=[shots(cache, cache_root)],
         **loader_extras(source, cache, config, cache_root),
     )
     data = {
@@ -164,8 +193,10 @@ def run_tokenizer(
         "bodies": list(wanted),
         "clips": len(keep),
         "pairs": loader.num_pairs,
+        "labelled_clips": list(loader.labelled_clips),
+        "action_std": None if loader.action_std is None else loader.action_std.tolist(),
     }
-    return train_tokenizer(config, loader, run, trunk=trunk, backbone=frozen_from, name=run.name, data=data)
+    return train_tokenizer(config, loader, run, trunk=trunk, backbone=frozen_from, name=run.name, data=data, loop=loop)
 
 
 def loader_extras(source: Source, cache: FrameCache, config: TokenizerTraining, root: Path) -> dict[str, Any]:
@@ -180,8 +211,11 @@ def loader_extras(source: Source, cache: FrameCache, config: TokenizerTraining, 
     if config.tokenizer.words:
         extras["words"] = WordHash(vocabulary=config.tokenizer.word_hashes)
     if terms.flow:
-        folder = root / f"{cache.source_hash[:16]}-{cache.size_px}px-flow-{config.gap_s:g}s"
-        extras["flow"] = [build_flow(cache, config.gap_s, folder, progress=print)]
+        folder = root / f"{_name_of_cache(cache.source_hash, cache.size_px)}-flow-{config.gap_s:g}s"
+        with together() as first:
+            if first:
+                build_flow(cache, config.gap_s, folder, progress=print)
+        extras["flow"] = [FlowCache.open(folder)]
     if terms.actions:
         if not isinstance(source, FilmSource):
             raise InputError(
@@ -200,13 +234,16 @@ def true_places(source: FilmSource) -> dict[str, NDArray[np.floating[Any]]]:
     return {name: state[:, :3] for name, state in states if state is not None}
 
 
-def run_label(source: Source, tokenizer_run: Path, out: Path, *, cache_root: Path, threads: int) -> LabelStore:
+def run_label(
+    source: Source, tokenizer_run: Path, out: Path, *, cache_root: Path, threads: int, device: str = "cpu"
+) -> LabelStore:
     """Station 2 to 3: the encoder labels every pair of a source."""
     use_threads(threads)
     tokenizer = LatentActionTokenizer.load(tokenizer_run)
     cache = cached(source, tokenizer.config.size_px, cache_root)
     sha256 = sha256_file(tokenizer_run / WEIGHTS)
-    return label_cache(tokenizer, sha256, cache, tokenizer_facts(tokenizer_run)["gap_s"], out)
+    gap_s, cuts = tokenizer_facts(tokenizer_run)["gap_s"], shots(cache, cache_root)
+    return label_cache(tokenizer, sha256, cache, gap_s, out, cuts=cuts, device=device)
 
 
 def run_pretrain(
@@ -218,6 +255,7 @@ def run_pretrain(
     cache_root: Path,
     threads: int,
     checkpoint_every: int = 500,
+    loop: LoopConfig | None = None,
 ) -> Path:
     """Station 3, first half: which latent action follows a picture and a sentence."""
     use_threads(threads)
@@ -243,35 +281,48 @@ def run_pretrain(
         steps=config.optim.steps,
         checkpoint_every=checkpoint_every,
         samples_per_step=config.batch,
+        loop=loop,
     )
-    stage.save(run)
-    if held_out.any():
-        scores = stage.validate(data.subset(np.flatnonzero(held_out)))
-        write_json(run / "validation.json", asdict(scores))
-        accuracy = ", ".join(f"{a:.2f}" for a in scores.slot_accuracy)
-        print(f"held-out clips: latent NLL {scores.latent_nll:.3f} nats, accuracy by slot {accuracy}")
+    with together() as first:
+        if first:
+            stage.save(run)
+        if first and held_out.any():
+            scores = stage.validate(data.subset(np.flatnonzero(held_out)))
+            write_json(run / "validation.json", asdict(scores))
+            accuracy = ", ".join(f"{a:.2f}" for a in scores.slot_accuracy)
+            print(f"held-out clips: latent NLL {scores.latent_nll:.3f} nats, accuracy by slot {accuracy}")
     return run
 
 
-def demonstrations(source: FilmSource, *, body: str, skills: Sequence[str], per_skill: int) -> list[Episode]:
-    """The first `per_skill` demonstrations of each skill on one body, in the order of their names."""
-    clips = [c for c in source.clips() if c.embodiment == body]
+def demonstration_clips(
+    source: Source, *, body: str, skills: Sequence[str], per_skill: int, hold_out: bool = False
+) -> tuple[ClipInfo, ...]:
+    """The first `per_skill` demonstrations of each skill on one body, in the order of their names.
+
+    A skill is what `film` calls so, in other sources a sentence. With `hold_out` the clips that `evaluate` takes for
+    its own are left out.
+    """
+    everything = source.clips()
+    sides = split_clips(everything, HELD_OUT, SPLIT_SEED)
+    open_to_us = sides.train if hold_out else np.arange(len(everything))
+    clips = [everything[i] for i in open_to_us if everything[i].embodiment == body]
     if not clips:
-        known = sorted({c.embodiment for c in source.clips()})
+        known = sorted({c.embodiment for c in everything})
         raise InputError(
             source.name,
             expected=f"demonstrations of body {body!r}",
             got="none",
-            remedy=did_you_mean(body, known),
+            remedy=did_you_mean(body, known) if body not in known else "All its clips are held out; record more.",
         )
-    skill_of = {clip.name: re.sub(r"-\d+$", "", Path(clip.name).stem) for clip in clips}
+    filmed = isinstance(source, FilmSource)
+    skill_of = {c.name: re.sub(r"-\d+$", "", Path(c.name).stem) if filmed else str(c.instruction) for c in clips}
     wanted = chosen("skills", skills, sorted(set(skill_of.values())))
-    by_skill: dict[str, list[Episode]] = {}
+    by_skill: dict[str, list[ClipInfo]] = {skill: [] for skill in dict.fromkeys(skill_of.values()) if skill in wanted}
     for clip in clips:
-        have = by_skill.setdefault(skill_of[clip.name], [])
-        if skill_of[clip.name] in wanted and len(have) < per_skill:
-            have.append(source.read(clip))
-    short = {skill: len(have) for skill, have in by_skill.items() if 0 < len(have) < per_skill}
+        have = by_skill.get(skill_of[clip.name])
+        if have is not None and len(have) < per_skill:
+            have.append(clip)
+    short = {skill: len(have) for skill, have in by_skill.items() if len(have) < per_skill}
     if short:
         raise InputError(
             source.name,
@@ -279,31 +330,41 @@ def demonstrations(source: FilmSource, *, body: str, skills: Sequence[str], per_
             got=str(short),
             remedy="Film more, or ask for fewer.",
         )
-    return [episode for have in by_skill.values() for episode in have]
+    return tuple(clip for have in by_skill.values() for clip in have)
 
 
 def run_finetune(
-    source: FilmSource,
+    source: Source,
     config: FinetuneConfig,
     run: Path,
     *,
-    body: str,
+    body: str | Sequence[str],
     skills: Sequence[str],
     per_skill: int,
     labels: Path | None,
     init: Path | None,
     threads: int,
+    hold_out: bool = False,
     checkpoint_every: int = 500,
+    loop: LoopConfig | None = None,
 ) -> Path:
-    """Station 3, second half: physical actions from a few demonstrations."""
+    """Station 3, second half: physical actions from a few demonstrations, of one body or of several at once.
+
+    Any source will do whose episodes carry actions. Which clips were used stands in the run's configuration, so that
+    `run_open_loop` can refuse them.
+    """
     use_threads(threads)
-    episodes = demonstrations(source, body=body, skills=skills, per_skill=per_skill)
+    bodies = [body] if isinstance(body, str) else list(dict.fromkeys(body))
+    clips = {
+        name: demonstration_clips(source, body=name, skills=skills, per_skill=per_skill, hold_out=hold_out)
+        for name in bodies
+    }
     store = None if labels is None else LabelStore.open(labels)
     if store is not None:
-        store.require(source_hash=source.fingerprint())
-    chunk_steps = config.network.head.chunk_steps
-    data = demonstration_data(episodes, store, chunk_steps=chunk_steps)
-    stage = FinetuneStage(config, data, camera=source.camera, init=init)
+        store.require(source_hash=source_hash(source))
+    image_px = (config.network if init is None else read_spec(init).config).backbone.image_px
+    data = [_demonstrations(source, mine, store, config, image_px, alone=len(bodies) == 1) for mine in clips.values()]
+    stage = FinetuneStage(config, data, init=init)
     if store is not None and init is not None and (init / CONFIG_FILE).exists():
         # The same number of codes is not the same codes: only the tokenizer behind the pre-training means them.
         store.require(tokenizer_sha256=read_json(init / CONFIG_FILE).get("tokenizer"))
@@ -314,43 +375,50 @@ def run_finetune(
         config={
             **asdict(config),
             "threads": threads,
-            "demonstrations": source.fingerprint(),
-            "body": body,
+            "demonstrations": source_hash(source),
+            "body": bodies[0] if len(bodies) == 1 else bodies,
             "per_skill": per_skill,
+            "clips": [clip.name for mine in clips.values() for clip in mine],
             "init": None if init is None else init.name,
             "labels": None if store is None else store.provenance.tokenizer_sha256,
         },
         steps=config.optim.steps,
         checkpoint_every=checkpoint_every,
         samples_per_step=config.batch,
+        loop=loop,
     )
-    stage.save(run)
+    with together() as first:
+        if first:
+            stage.save(run)
     return run
+
+
+def _demonstrations(
+    source: Source,
+    clips: Sequence[ClipInfo],
+    labels: LabelStore | None,
+    config: FinetuneConfig,
+    image_px: int,
+    *,
+    alone: bool,
+) -> DemonstrationData:
+    """The moments of one body's clips; beside other bodies it may lack a camera that they have."""
+    first = source.read(clips[0])
+    rate_hz = first.info.fps if first.action_space is None else first.action_space.rate_hz
+    return demonstration_data(
+        (source.read(clip) for clip in clips),
+        labels,
+        chunk_steps=config.network.head.steps_at(rate_hz),
+        extra_cameras=[name for name in config.extra_cameras if alone or name in first.extra_frames],
+        image_px=image_px,
+    )
 
 
 def check_source(source: Source) -> None:
     """Print what a source holds, clip by clip decoded, and which clips are of no use."""
-    clips = source.clips()
-    bad: list[str] = []
-    progress = Progress(name="check", total=len(clips))
-    bodies: dict[str, list[tuple[int, float]]] = {}
-    said = 0
-    for number, clip in enumerate(clips, start=1):
-        try:
-            frames = len(source.read(clip).frames)
-        except InputError as error:
-            bad.append(str(error))
-        else:
-            bodies.setdefault(clip.embodiment, []).append((frames, clip.fps))
-            said += clip.instruction is not None
-        progress.update(number)
-    print(f"{source.name}: {len(clips)} clips, {said} with a sentence, {len(bad)} of no use")
-    for body, found in sorted(bodies.items()):
-        lengths = [f for f, _ in found]
-        rates = sorted({round(r, 2) for _, r in found})
-        spread = f"{min(lengths)} to {max(lengths)} a clip"
-        print(f"  {body}: {len(found)} clips, {sum(lengths)} frames ({spread}), {rates} frames/s")
-    for line in bad:
-        print(f"  of no use: {line}")
-    if len(bad) == len(clips):
+    progress = Progress(name="check", total=len(source.clips()))
+    report = check_clips(source, progress=lambda done, total: progress.update(done))
+    for line in report.lines():
+        print(line)
+    if not report.usable:
         raise InputError(source.name, expected="a usable clip", got="none", remedy="See the lines above.")

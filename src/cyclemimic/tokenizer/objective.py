@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +12,14 @@ from torch.nn import functional as F
 
 from cyclemimic.nn.batches import LatentBatch, PairBatch, Scene
 from cyclemimic.nn.collectives import all_rows, global_mean, my_rows
+from cyclemimic.nn.vision import FeatureBackbone
 from cyclemimic.tokenizer.ac3 import AC3Config, Cycle, run_cycle
 from cyclemimic.tokenizer.buffer import LatentActionBuffer
 from cyclemimic.tokenizer.decoders import Decoded
 from cyclemimic.tokenizer.discriminator import (
     AdversarialForm,
     Critic,
+    CriticShape,
     discriminator_loss,
     frozen,
     realism_loss,
@@ -128,7 +130,7 @@ class Terms:
     losses: Mapping[str, Tensor]
     weights: Mapping[str, float]
     latent: LatentBatch
-    recovered: Tensor | None  # share of codes read back, None where the cycle is off
+    cycle: Cycle | None  # None where it is off
     judged: Judged | None  # what Psi judges, None where it is off
 
     @property
@@ -219,7 +221,7 @@ def tokenizer_terms(
         losses={k: v for k, v in losses.items() if weights[k]},
         weights=weights,
         latent=latent,
-        recovered=None if cycle is None else cycle.recovered,
+        cycle=cycle,
         judged=judged,
     )
 
@@ -294,6 +296,14 @@ def _further(
         assert helpers.actions is not None
         losses["actions"] = action_loss(helpers.actions, latent.embedding, batch)
     return losses
+
+
+def critic_shape(tokenizer: LatentActionTokenizer) -> CriticShape:
+    """What Psi judges of this tokenizer: its frames, or the features of a decoder that draws none."""
+    size_px, backbone = tokenizer.config.size_px, cast(FeatureBackbone, tokenizer.backbone)
+    if tokenizer.draws:
+        return CriticShape(size_px=size_px)
+    return CriticShape(size_px=size_px, feature_width=backbone.width, grid=backbone.grid_for(size_px))
 
 
 def critic_loss(critic: Critic, judged: Judged, form: AdversarialForm) -> Tensor:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from cyclemimic.data.loader import PairLoader
 from cyclemimic.nn.batches import pixels
+from cyclemimic.nn.collectives import num_processes, process_number
 from cyclemimic.store.frame_cache import FrameCache
 from cyclemimic.store.label_store import LabelProvenance, LabelRows, LabelStore, LabelStoreWriter
 from cyclemimic.tokenizer.tokenizer import LatentActionTokenizer
+from cyclemimic.train.processes import is_first, local_device, together
 from cyclemimic.train.progress import Progress
+from cyclemimic.types import Int64
 
 
 def label_cache(
@@ -24,17 +28,19 @@ def label_cache(
     batch_size: int = 256,
     num_shards: int = 8,
     camera: str = "video",
+    cuts: Sequence[Int64] | None = None,
+    device: str = "cpu",
 ) -> LabelStore:
     """Label every pair of `cache` and return the store. Shards that are there already are kept.
 
     Paper: method, the trained encoder labels all video offline. Engineering: batches are cut the same way on every
-    run, so that a store written in two sittings equals one written in one.
+    run, so that a store written in two sittings, or by several processes, equals one written in one.
 
     Raises:
         InputError: `folder` holds labels of another tokenizer, source or gap.
     """
-    loader = PairLoader([cache], gap_s)
-    shards = min(num_shards, len(cache) - len(loader.skipped))  # no empty shard
+    loader = PairLoader([cache], gap_s, cuts=None if cuts is None else [cuts])
+    shards = min(num_shards, len(cache) - len(loader.skipped))  # no empty shard, whatever the number of processes
     provenance = LabelProvenance(
         tokenizer_sha256=tokenizer_sha256,
         source_hash=cache.source_hash,
@@ -44,19 +50,26 @@ def label_cache(
         num_tokens=tokenizer.config.encoder.num_tokens,
         made_by="cyclemimic label",
     )
-    writer = LabelStoreWriter(folder, provenance, shards)
-    progress = Progress(name="label", total=loader.num_pairs)
-    done = 0
-    for shard in range(shards):
-        if writer.has(shard):
-            continue
-        parts = []
-        for arrays in loader.all_pairs(batch_size, shard=shard, num_shards=shards):
-            codes, margin = tokenizer.label(pixels(arrays.now), pixels(arrays.later))
-            parts.append((arrays.clip, arrays.frame, codes.numpy(), margin.numpy()))
-            done += len(arrays)
-            progress.update(done)
-        clip, frame, codes_found, margins = (np.concatenate(column) for column in zip(*parts, strict=True))
-        names = tuple(loader.clips[i].name for i in clip)
-        writer.write(shard, LabelRows(clip=names, frame=frame.astype(np.int32), codes=codes_found, margin=margins))
+    with together() as first:
+        if first:  # one process alone makes the folder and its manifest
+            LabelStoreWriter(folder, provenance, shards)
+    with together():
+        writer = LabelStoreWriter(folder, provenance, shards)
+        place = local_device(device)
+        tokenizer = tokenizer.to(place)
+        progress, done = Progress(name="label", total=loader.num_pairs), 0
+        for shard in range(shards)[process_number() :: num_processes()]:
+            if writer.has(shard):
+                continue
+            parts = []
+            for arrays in loader.all_pairs(batch_size, shard=shard, num_shards=shards):
+                codes, margin = tokenizer.label(pixels(arrays.now, place), pixels(arrays.later, place))
+                parts.append((arrays.clip, arrays.frame, codes.cpu().numpy(), margin.cpu().numpy()))
+                done += len(arrays)
+                if is_first():  # the others have done about as much
+                    progress.update(min(loader.num_pairs, done * num_processes()))
+            clip, frame, codes_found, margins = (np.concatenate(column) for column in zip(*parts, strict=True))
+            names = tuple(loader.clips[i].name for i in clip)
+            rows = LabelRows(clip=names, frame=frame.astype(np.int32), codes=codes_found, margin=margins)
+            writer.write(shard, rows)
     return LabelStore.open(folder)

@@ -7,17 +7,20 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from cyclemimic.nn.collectives import average_gradients
+from cyclemimic.nn.collectives import average_gradients, global_mean
+from cyclemimic.train.endings import NotFiniteError
+
+NO_TERMS: Mapping[str, Tensor] = {}
 
 
 def adamw(
     module: nn.Module, *, learning_rate: float, weight_decay: float, betas: tuple[float, float] = (0.9, 0.99)
 ) -> torch.optim.AdamW:
     """AdamW over the trainable parameters; no decay on vectors (biases, norms, learnable tokens). Engineering."""
-    trainable = [p for p in module.parameters() if p.requires_grad]
+    trainable = [(n, p) for n, p in module.named_parameters() if p.requires_grad]  # named, so that errors can name them
     groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [(n, p) for n, p in trainable if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [(n, p) for n, p in trainable if p.ndim < 2], "weight_decay": 0.0},
     ]
     groups = [g for g in groups if g["params"]]
     return torch.optim.AdamW(groups, lr=learning_rate, betas=betas)
@@ -37,19 +40,56 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
         group["lr"] = learning_rate
 
 
-def update(optimizer: torch.optim.Optimizer, loss: Tensor, *, clip_norm: float) -> Tensor:
+def update(
+    optimizer: torch.optim.Optimizer, loss: Tensor, *, clip_norm: float, terms: Mapping[str, Tensor] = NO_TERMS
+) -> Tensor:
     """One update by the gradient of `loss`, meaned over all processes; returns its norm before clipping.
 
+    Args:
+        optimizer: moves its own parameters only.
+        loss: a mean over the rows of this process.
+        clip_norm: the gradient is shortened to this length.
+        terms: what `loss` is made of, by name, to name in an error.
+
     Raises:
-        RuntimeError: the gradient is not finite. It is raised before any weight moves.
+        NotFiniteError: the loss or its gradient is not finite, here or on another process; all processes raise it,
+            before any weight moves.
     """
     optimizer.zero_grad(set_to_none=True)
+    if not torch.isfinite(global_mean(loss.detach())):  # only looked at: no gradient is meant to pass
+        raise NotFiniteError(_guilty("loss", terms), terms=_values(loss, terms))
     loss.backward()
-    average_gradients(ordered_parameters(optimizer))
-    parameters = [p for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
-    norm = nn.utils.clip_grad_norm_(parameters, clip_norm, error_if_nonfinite=True)
+    parameters = ordered_parameters(optimizer)
+    average_gradients(parameters)
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if not torch.isfinite(norm):
+        raise NotFiniteError(_guilty("gradient", terms, _wild(optimizer)), terms=_values(loss, terms))
+    nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
     optimizer.step()
     return norm
+
+
+def _guilty(what: str, terms: Mapping[str, Tensor], wild: tuple[str, ...] = ()) -> str:
+    """Which terms, meaned over all processes, and which weights' gradients are not finite."""
+    bad = [name for name, value in terms.items() if not torch.isfinite(global_mean(value.detach())).all()]
+    said = f"the {what} is not finite (non-finite terms: {', '.join(bad) or 'none'}"
+    if wild:
+        said += f"; gradients of {len(wild)} weights, such as {', '.join(wild[:3])}"
+    return said + ")"
+
+
+def _values(loss: Tensor, terms: Mapping[str, Tensor]) -> dict[str, float]:
+    return {name: float(value.detach().double().mean()) for name, value in {"loss": loss, **terms}.items()}
+
+
+def _wild(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
+    """The names of the weights whose gradient is not finite."""
+    return tuple(
+        name
+        for group in optimizer.param_groups
+        for name, p in zip(group.get("param_names", ()), group["params"], strict=False)
+        if p.grad is not None and not torch.isfinite(p.grad).all()
+    )
 
 
 def ordered_parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
@@ -80,20 +120,30 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[st
 
 
 class MovingAverage:
-    """Exponential moving average of a module's parameters and a copy of its buffers; used to act and to judge."""
+    """Exponential moving average of a module's trainable weights and buffers; used to act and to judge.
+
+    Frozen weights are what they are: they are not held twice.
+    """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.average = {name: value.detach().clone() for name, value in module.state_dict().items()}
+        frozen = {name for name, p in module.named_parameters(remove_duplicate=False) if not p.requires_grad}
+        # A copy: no gradient is meant to reach an average.
+        self.average = {n: value.detach().clone() for n, value in module.state_dict().items() if n not in frozen}
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
         """Move towards the module's weights; integer buffers are copied."""
-        for name, value in module.state_dict().items():
-            if value.dtype.is_floating_point:
-                self.average[name].lerp_(value, 1 - self.decay)
+        now = module.state_dict()
+        for name, average in self.average.items():
+            if average.dtype.is_floating_point:
+                average.lerp_(now[name], 1 - self.decay)
             else:
-                self.average[name].copy_(value)
+                average.copy_(now[name])
+
+    def whole(self, module: nn.Module) -> dict[str, Tensor]:
+        """The module's state with the average in place of what moves; frozen weights by reference."""
+        return {**module.state_dict(), **self.average}
 
     def tensors(self, prefix: str) -> dict[str, Tensor]:
         """The average as named tensors."""
@@ -101,7 +151,7 @@ class MovingAverage:
 
     def load(self, tensors: Mapping[str, Tensor], prefix: str) -> None:
         """Undo `tensors`."""
-        self.average = {name: tensors[f"{prefix}.{name}"].clone() for name in self.average}
+        self.average = {name: tensors[f"{prefix}.{name}"].to(old, copy=True) for name, old in self.average.items()}
 
 
 def with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -11,18 +11,27 @@ from cyclemimic.policy.vocabulary import Vocabulary
 from cyclemimic.types import UInt8
 
 
-def random_shift(images: UInt8, rng: np.random.Generator, shift_px: int) -> UInt8:
+def random_shift(
+    images: UInt8, rng: np.random.Generator, shift_px: int, *, rows: slice = slice(None), of: int | None = None
+) -> UInt8:
     """Each picture [B, H, W, 3] moved by up to `shift_px` in both directions, its edge repeated.
 
     Keep it at one pixel: a pixel is a distance on the table, and actions are not moved along. Engineering.
+
+    Args:
+        images: a batch, or `rows` of one.
+        rng: draws for the whole batch, so that each process moves its rows as one process would.
+        shift_px: at most so far.
+        rows: which rows of the batch `images` are.
+        of: size of the batch; that of `images` unless given.
     """
     if shift_px == 0:
         return images
     batch, height, width, _ = images.shape
-    move = rng.integers(-shift_px, shift_px + 1, (2, batch, 1))
-    rows = np.clip(np.arange(height) + move[0], 0, height - 1)
-    columns = np.clip(np.arange(width) + move[1], 0, width - 1)
-    moved: UInt8 = images[np.arange(batch)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    move = rng.integers(-shift_px, shift_px + 1, (2, of or batch, 1))[:, rows]
+    down = np.clip(np.arange(height) + move[0], 0, height - 1)
+    across = np.clip(np.arange(width) + move[1], 0, width - 1)
+    moved: UInt8 = images[np.arange(batch)[:, None, None], down[:, :, None], across[:, None, :]]
     return moved
 
 

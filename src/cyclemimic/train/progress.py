@@ -7,6 +7,9 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
+from torch import Tensor
+
 
 def duration(seconds: float) -> str:
     """A length of time as a person says it: 8s, 3m20s, 2h05m."""
@@ -50,3 +53,25 @@ class Progress:
             file=sys.stderr,
             flush=True,
         )
+
+
+class Waiting:
+    """How long a step waited for its data: `with waiting: batch = ...`, then log `data_wait_s=waiting.taken()`.
+
+    The loop turns the figure `data_wait_s` into `data_wait_share`, the share of the wall time. Engineering.
+    """
+
+    def __init__(self) -> None:
+        self._spent_s = self._began_s = 0.0
+
+    def __enter__(self) -> Waiting:
+        self._began_s = time.monotonic()
+        return self
+
+    def __exit__(self, *ended: object) -> None:
+        self._spent_s += time.monotonic() - self._began_s
+
+    def taken(self) -> Tensor:
+        """Seconds waited since this was last asked, as a figure."""
+        spent_s, self._spent_s = self._spent_s, 0.0
+        return torch.tensor(spent_s, dtype=torch.float64)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cyclemimic.data.hindsight import end_maps
 from cyclemimic.errors import InputError
-from cyclemimic.policy.action_heads import end_loss, readout_loss
+from cyclemimic.nn.collectives import my_rows
 from cyclemimic.policy.network import (
     NetworkConfig,
     NetworkSpec,
@@ -25,9 +25,11 @@ from cyclemimic.policy.network import (
     build_pretrain_network,
     save_network,
 )
+from cyclemimic.policy.reader import end_loss, readout_loss
 from cyclemimic.policy.vocabulary import Vocabulary
 from cyclemimic.randomness import rng_for
 from cyclemimic.train.pictures import Sentences, random_shift
+from cyclemimic.train.progress import Waiting
 from cyclemimic.train.trainee import OptimConfig, Trainee
 from cyclemimic.types import Float32, Int64, UInt8
 
@@ -196,6 +198,8 @@ class PretrainStage:
         self.trainee: Trainee[PretrainNetwork] = Trainee(network, config.optim)
         self._moments = [np.flatnonzero(data.body == body) for body in range(len(data.bodies))]
         self._sentences = Sentences(words, data.sentences)
+        self._last_batch: dict[str, Tensor] = {}
+        self._waiting = Waiting()
 
     def step(self, step: int) -> Mapping[str, Tensor]:
         """One update; logs losses in nats per token and the accuracy of each slot."""
@@ -203,22 +207,35 @@ class PretrainStage:
         rng = rng_for(c.seed, step, "pretrain")
         index = self._draw(rng)
         sentence = self._sentences.drop(self.data.sentence[index], rng, c.instruction_dropout)
-        images = random_shift(self.data.pictures(index), rng, c.shift_px)
+        mine = my_rows(c.batch)  # drawn for the whole batch, worked on by rows
+        index, sentence = index[mine], sentence[mine]
+        with self._waiting:
+            images = random_shift(self.data.pictures(index), rng, c.shift_px, rows=mine, of=c.batch)
         observation = self._sentences.observe(images, sentence, device=self.device)
         codes = torch.from_numpy(self.data.codes[index]).to(self.device)
         network = self.trainee.network.train()
         output, logits, end = network(observation, codes)
         latent = network.latent.latent_loss(output.slots, codes)
         readout = readout_loss(logits, codes)
-        hindsight = end_loss(end, torch.from_numpy(self.data.ends[self.data.clip[index]]).to(self.device))
-        norm = self.trainee.apply(
-            step, c.latent_weight * latent + c.readout_weight * readout + c.hindsight_weight * hindsight
-        )
+        ends = torch.from_numpy(self.data.ends[self.data.clip[index]]).to(self.device)
+        hindsight = end_loss(end, ends)
+        terms = {"latent_nll": latent, "readout_nll": readout, "hindsight_nll": hindsight}
+        self._last_batch = {
+            "index": torch.from_numpy(index),
+            "images": observation.images,
+            "codes": codes,
+            "ends": ends,
+        }
+        loss = c.latent_weight * latent + c.readout_weight * readout + c.hindsight_weight * hindsight
+        norm = self.trainee.apply(step, loss, terms)
         with torch.no_grad():
             accuracy = network.latent.slot_accuracy(output.slots, codes)
         slots = {f"accuracy_{i}": value for i, value in enumerate(accuracy)}
-        terms = {"latent_nll": latent, "readout_nll": readout, "hindsight_nll": hindsight}
-        return {**terms, "gradient_norm": norm, **slots}
+        return {**terms, "gradient_norm": norm, **slots, "data_wait_s": self._waiting.taken()}
+
+    def last_batch(self) -> Mapping[str, Tensor]:
+        """What the last step was given, on this process."""
+        return self._last_batch
 
     @torch.inference_mode()
     def validate(self, data: PretrainData, *, batch: int = 256) -> PretrainScores:
@@ -254,7 +271,7 @@ class PretrainStage:
 
     def export(self) -> dict[str, Tensor]:
         """The averaged weights."""
-        return dict(self.trainee.average.average)
+        return self.trainee.export()
 
     def save(self, folder: Path) -> None:
         """Write specification and averaged weights; `FinetuneStage(init=folder)` starts from them."""

@@ -8,37 +8,37 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from cyclemimic.embodiment.normalize import CONSTANT, Kind, Normalizer
-from cyclemimic.errors import InputError
-from cyclemimic.nn.batches import DemonstrationBatch
-from cyclemimic.policy.action_heads import HINDSIGHT_AXES, action_loss, hindsight_loss
+from cyclemimic.errors import InputError, did_you_mean
+from cyclemimic.nn.batches import DemonstrationBatch, pixels
+from cyclemimic.nn.collectives import my_rows
+from cyclemimic.policy.action_heads import BodyWidths, HeadConfig, LatentHead, hindsight_loss
 from cyclemimic.policy.lora import apply_lora, merge_lora, save_adapters
 from cyclemimic.policy.network import (
     NetworkConfig,
     NetworkSpec,
     PolicyNetwork,
     build_policy_network,
+    head_class,
     load_pretrained,
     read_network,
 )
 from cyclemimic.policy.policy import BodySpec, LatentActionPolicy
 from cyclemimic.policy.vocabulary import Vocabulary
 from cyclemimic.randomness import rng_for
+from cyclemimic.train.demonstrations import DemonstrationData, Moments, joined
 from cyclemimic.train.pictures import Sentences, random_shift
+from cyclemimic.train.progress import Waiting
 from cyclemimic.train.trainee import OptimConfig, Trainee
-from cyclemimic.types import ActionSpace, CameraSpec, Episode, Float32, Int64, UInt8
-
-if TYPE_CHECKING:
-    from cyclemimic.store.label_store import LabelStore
+from cyclemimic.types import CameraSpec, Float32
 
 ADAPTER_FILE = "adapters.safetensors"
 
@@ -47,7 +47,8 @@ ADAPTER_FILE = "adapters.safetensors"
 class FinetuneConfig:
     """What fine-tuning does; the defaults come from short runs on a CPU, LoRA's from UniVLA."""
 
-    network: NetworkConfig = field(default_factory=NetworkConfig)  # not looked at where `init` names a folder
+    # Where `init` names a folder, only what lies behind the reader: kind, widths and chunk of the head.
+    network: NetworkConfig = field(default_factory=NetworkConfig)
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(steps=1400, learning_rate=2e-3))
     seed: int = 0
     batch: int = 32
@@ -62,84 +63,22 @@ class FinetuneConfig:
     instruction_dropout: float = 0.0
     use_proprioception: bool = True
     normalization: Kind = "quantile"
-
-
-@dataclass(frozen=True, kw_only=True)
-class DemonstrationData:
-    """Moments of demonstrations in the units of the body."""
-
-    images: UInt8  # [N, H, W, 3]
-    sentence: Int64  # [N], index into `sentences`
-    codes: Int64  # [N, L]
-    actions: Float32  # [N, S, A]; behind the end the last action is repeated and masked
-    action_mask: NDArray[np.bool_]  # [N, S]
-    proprioception: Float32 | None  # [N, P]
-    hindsight: Float32 | None  # [N, 3], m: the hand at the end of the demonstration
-    sentences: tuple[str | None, ...]
-    num_codes: int  # K
-    action_space: ActionSpace
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-
-def demonstration_data(
-    episodes: Sequence[Episode], labels: LabelStore | None, *, chunk_steps: int
-) -> DemonstrationData:
-    """Every moment of `episodes` from which an action leads on.
-
-    The last frames of a clip have no label, since no frame lies H behind them; they get the clip's last label, so that
-    the policy also knows what to say near the end. Without `labels` all codes are 0 (K = 1, l_z = 1): behaviour
-    cloning with the same network.
-
-    Raises:
-        InputError: an episode lacks actions or an action space, differs in it, or has no labels.
-    """
-    if not episodes:
-        raise InputError("demonstrations", expected="at least one episode", got="none", remedy="Film or name some.")
-    space = _common_space(episodes)
-    sentences: dict[str | None, int] = {}
-    images, said, codes, chunks, masks, states, ends = [], [], [], [], [], [], []
-    for episode in episodes:
-        assert episode.actions is not None  # _common_space refuses episodes without
-        moments = len(episode.actions)
-        steps = np.arange(moments)[:, None] + np.arange(chunk_steps)
-        chunks.append(episode.actions[np.minimum(steps, moments - 1)])
-        masks.append(steps < moments)
-        images.append(episode.frames[:-1])
-        codes.append(_codes(episode, labels, moments))
-        number = sentences.setdefault(episode.info.instruction, len(sentences))
-        said.append(np.full(moments, number, np.int64))
-        if episode.proprioception is not None:
-            states.append(episode.proprioception[:-1])
-            ends.append(np.repeat(episode.proprioception[-1:, :HINDSIGHT_AXES], moments, 0))
-    whole = len(states) == len(episodes)
-    return DemonstrationData(
-        images=np.concatenate(images),
-        sentence=np.concatenate(said),
-        codes=np.concatenate(codes),
-        actions=np.concatenate(chunks).astype(np.float32),
-        action_mask=np.concatenate(masks),
-        proprioception=np.concatenate(states).astype(np.float32) if whole else None,
-        hindsight=np.concatenate(ends).astype(np.float32) if whole else None,
-        sentences=tuple(sentences),
-        num_codes=1 if labels is None else labels.provenance.num_codes,
-        action_space=space,
-    )
+    extra_cameras: tuple[str, ...] = ()  # beside the main one, such as a camera on the wrist
 
 
 class FinetuneStage:
     """Latent NLL and L1 on action chunks, with or without pre-training by identical code (paper, policy, fine-tuning).
 
-    A step is a pure function of (state, seed, step). Proprioception enters in this stage only.
+    A step is a pure function of (state, seed, step). Proprioception enters in this stage only. With several bodies one
+    network learns them all: a body is drawn uniformly, then one of its moments.
     """
 
     def __init__(
         self,
         config: FinetuneConfig,
-        data: DemonstrationData,
+        data: DemonstrationData | Sequence[DemonstrationData],
         *,
-        camera: CameraSpec,
+        camera: CameraSpec | None = None,
         init: Path | None = None,
         device: str = "cpu",
     ) -> None:
@@ -147,90 +86,119 @@ class FinetuneStage:
 
         Args:
             config: sizes and settings.
-            data: demonstrations.
-            camera: which camera the pictures come from; travels with the policy.
+            data: demonstrations of one body, or of each of several.
+            camera: the one that took the pictures, where they were scaled before they became `data`.
             init: a folder that pre-training wrote, or None to train from random weights.
             device: where the network lies.
 
         Raises:
             InputError: the pre-trained network has other codes, or the pictures another size.
         """
-        self.config, self.data, self.device = config, data, torch.device(device)
-        state = data.proprioception if config.use_proprioception else None
-        self.body = BodySpec(
-            action_space=data.action_space,
-            camera=camera,
-            actions=Normalizer.fit(data.actions[data.action_mask], config.normalization, constant_scale=CONSTANT),
-            proprioception=None if state is None else Normalizer.fit(state, "std"),
-        )
-        self.spec, pretrained = self._specify(init, 0 if state is None else state.shape[1])
+        self.sets = [data] if isinstance(data, DemonstrationData) else list(data)
+        self.config, self.device = config, torch.device(device)
+        _check_sets(self.sets, config)
+        self.bodies = {d.embodiment: _body(d, config, camera or d.camera) for d in self.sets}
+        self.spec, pretrained = self._specify(init)
         network = build_policy_network(self.spec, seed=config.seed)
+        grown = self.spec.vocabulary.num_bins > 0
         if pretrained is not None:
-            load_pretrained(network, pretrained)
+            found, tensors = pretrained
+            load_pretrained(network, tensors, found.vocabulary)
+            grown |= found.vocabulary != self.spec.vocabulary
         if config.adaptation == "lora":
-            apply_lora(network, rank=config.lora_rank, alpha=config.lora_alpha, seed=config.seed)
+            # Rows that nothing has trained yet must learn, beside adapters too.
+            apply_lora(
+                network, rank=config.lora_rank, alpha=config.lora_alpha, seed=config.seed, train_vocabulary=grown
+            )
         self.trainee: Trainee[PolicyNetwork] = Trainee(network.to(self.device), config.optim)
-        self._sentences = Sentences(self.spec.vocabulary, data.sentences)
-        self._actions = torch.from_numpy(self.body.actions.normalize(data.actions))
-        self._state = None
-        if state is not None and self.body.proprioception is not None:
-            self._state = torch.from_numpy(self.body.proprioception.normalize(state))
-        self._ends = None
-        if data.hindsight is not None:
-            self._ends = torch.from_numpy(Normalizer.fit(data.hindsight, "std").normalize(data.hindsight))
+        self.data = self._joined()
+        self._sentences = Sentences(self.spec.vocabulary, self.data.sentences)
+        self._last_batch: dict[str, Tensor] = {}
+        self._waiting = Waiting()
 
     def step(self, step: int) -> Mapping[str, Tensor]:
         """One update; logs each term and the accuracy of each slot."""
         c = self.config
         rng = rng_for(c.seed, step, "finetune")
-        batch = self.draw(rng)
-        blind = torch.from_numpy(rng.random(c.batch) < c.blind_share).to(self.device)
+        with self._waiting:
+            batch = self.draw(rng)
+        blind = torch.from_numpy(rng.random(c.batch)[my_rows(c.batch)] < c.blind_share).to(self.device)
         network = self.trainee.network.train()
-        output, said = network(batch.observation, batch.codes, blind)
-        assert batch.actions is not None and batch.action_mask is not None
+        output, said = network(batch.observation, batch.codes, blind, batch.actions)
         latent = network.latent.latent_loss(output.slots, batch.codes)
-        action = action_loss(said.actions, batch.actions, batch.action_mask)
-        loss = c.latent_weight * latent + c.action_weight * action
-        terms = {"latent_nll": latent, "action_l1": action}
-        if batch.hindsight is not None:
-            terms["hindsight_l1"] = hindsight_loss(said.hindsight, batch.hindsight)
+        actions = network.head.losses(said, batch)
+        loss = c.latent_weight * latent + c.action_weight * sum(actions.values(), latent.new_zeros(()))
+        terms = {"latent_nll": latent, **actions}
+        if batch.hindsight is not None and said.hindsight is not None:
+            terms["hindsight_l1"] = hindsight_loss(said.hindsight, batch.hindsight, batch.hindsight_mask)
             loss = loss + c.hindsight_weight * terms["hindsight_l1"]
-        norm = self.trainee.apply(step, loss)
+        given = {
+            "images": batch.observation.images,
+            "proprioception": batch.observation.proprioception,
+            "codes": batch.codes,
+            "actions": batch.actions,
+            "action_mask": batch.action_mask,
+            "hindsight": batch.hindsight,
+        }
+        self._last_batch = {key: value for key, value in given.items() if value is not None}
+        norm = self.trainee.apply(step, loss, terms)
         with torch.no_grad():
             accuracy = network.latent.slot_accuracy(output.slots, batch.codes)
         return {
             **terms,
             "gradient_norm": norm,
+            "data_wait_s": self._waiting.taken(),
             **{f"accuracy_{i}": value for i, value in enumerate(accuracy)},
         }
 
+    def last_batch(self) -> Mapping[str, Tensor]:
+        """What the last step was given, on this process."""
+        return self._last_batch
+
     def draw(self, rng: np.random.Generator) -> DemonstrationBatch:
-        """B moments, uniformly, shifted by a pixel or less."""
+        """B moments, uniformly, shifted by a pixel or less, each camera by itself.
+
+        Of several processes each gets its rows of them.
+        """
         c, data = self.config, self.data
-        index = rng.integers(len(data), size=c.batch)
+        index = data.draw(rng, c.batch)
         sentence = self._sentences.drop(data.sentence[index], rng, c.instruction_dropout)
-        images = random_shift(data.images[index], rng, c.shift_px)
+        mine = my_rows(c.batch)
+        index, sentence = index[mine], sentence[mine]
+        images = random_shift(data.images[index], rng, c.shift_px, rows=mine, of=c.batch)
         observation = self._sentences.observe(
             images,
             sentence,
             device=self.device,
-            proprioception=None if self._state is None else self._state[index],
+            proprioception=None if data.state is None else torch.from_numpy(data.state[index]),
         )
+        body = torch.from_numpy(data.body[index]).to(self.device)
+        observation = replace(observation, body=body)
+        if data.extra_images:
+            extra = (
+                random_shift(pictures[index], rng, c.shift_px, rows=mine, of=c.batch) for pictures in data.extra_images
+            )
+            seen = torch.from_numpy(data.extra_seen[index]).to(self.device)
+            shown = tuple(pixels(pictures, self.device) for pictures in extra)
+            observation = replace(observation, extra_images=shown, extra_seen=seen)
+        whole = bool(data.axis_mask.all())
         return DemonstrationBatch(
             observation=observation,
             codes=torch.from_numpy(data.codes[index]).to(self.device),
-            actions=self._actions[index].to(self.device),
+            actions=torch.from_numpy(data.actions[index]).to(self.device),
             action_mask=torch.from_numpy(data.action_mask[index]).to(self.device),
-            hindsight=None if self._ends is None else self._ends[index].to(self.device),
+            axis_mask=None if whole else torch.from_numpy(data.axis_mask).to(self.device)[body],
+            hindsight=None if data.ends is None else torch.from_numpy(data.ends[index]).to(self.device),
+            hindsight_mask=None if data.ended.all() else torch.from_numpy(data.ended[index]).to(self.device),
         )
 
-    def policy(self) -> LatentActionPolicy:
+    def policy(self, embodiment: str | None = None) -> LatentActionPolicy:
         """The averaged weights as a policy that acts; adapters are merged. Later steps do not change it."""
-        return LatentActionPolicy(self._merged(), self.body)
+        return LatentActionPolicy(self._merged(), self.bodies, embodiment)
 
     def save(self, folder: Path) -> None:
         """Write the policy, whole; with LoRA also adapters and head alone."""
-        self.policy().save(folder)
+        self.policy(next(iter(self.bodies))).save(folder)
         if self.config.adaptation == "lora":
             save_adapters(folder / ADAPTER_FILE, self.trainee.averaged())
 
@@ -252,65 +220,135 @@ class FinetuneStage:
             merge_lora(network)
         return network
 
-    def _specify(self, init: Path | None, state_width: int) -> tuple[NetworkSpec, dict[str, Tensor] | None]:
-        """What to build, and the weights to start from."""
-        data, side = self.data, self.config.network.backbone.image_px
-        num_tokens = data.codes.shape[1]
-        vocabulary = Vocabulary.build(data.sentences, num_codes=data.num_codes)
-        config, weights = self.config.network, None
+    def _joined(self) -> Moments:
+        """All bodies' moments, normalised."""
+        bodies = list(self.bodies.values())
+        states = [_state(body, data) for body, data in zip(bodies, self.sets, strict=True)]
+        return joined(
+            self.sets,
+            [body.actions.normalize(data.actions) for body, data in zip(bodies, self.sets, strict=True)],
+            states if any(state.shape[1] for state in states) else None,
+            self.config.extra_cameras,
+        )
+
+    def _specify(self, init: Path | None) -> tuple[NetworkSpec, tuple[NetworkSpec, dict[str, Tensor]] | None]:
+        """What to build, and the specification and weights to start from."""
+        first, config = self.sets[0], self.config.network
+        num_tokens = first.codes.shape[1]
+        sentences = [text for data in self.sets for text in data.sentences]
+        vocabulary = Vocabulary.build(sentences, num_codes=first.num_codes)
+        found = None
         if init is not None:
-            found, weights = read_network(init)
-            config, vocabulary, side = found.config, found.vocabulary, found.config.backbone.image_px
-            if (vocabulary.num_codes, found.num_tokens) != (data.num_codes, num_tokens):
+            found = read_network(init)
+            spec = found[0]
+            config = replace(spec.config, head=_behind_the_reader(spec.config.head, config.head))
+            vocabulary = spec.vocabulary
+            if (vocabulary.num_codes, spec.num_tokens) != (first.num_codes, num_tokens):
                 raise InputError(
                     init,
-                    expected=f"a network for {num_tokens} tokens of {data.num_codes} codes, as the labels have",
-                    got=f"{found.num_tokens} tokens of {vocabulary.num_codes} codes",
+                    expected=f"a network for {num_tokens} tokens of {first.num_codes} codes, as the labels have",
+                    got=f"{spec.num_tokens} tokens of {vocabulary.num_codes} codes",
                     remedy="Label the demonstrations with the tokenizer of the pre-training.",
                 )
-        if data.actions.shape[1] != config.head.chunk_steps:
-            raise InputError(
-                "demonstrations",
-                expected=f"chunks of {config.head.chunk_steps} steps, as chunk_steps says",
-                got=str(data.actions.shape[1]),
-                remedy="Cut them again with demonstration_data.",
-            )
-        if data.images.shape[1:3] != (side, side):
-            raise InputError(
-                "demonstrations",
-                expected=f"pictures of {side} x {side} px, as image_px says",
-                got=f"{data.images.shape[1:3]}",
-                remedy="Cache the demonstrations at that size.",
+        config = replace(config, backbone=replace(config.backbone, extra_cameras=len(self.config.extra_cameras)))
+        kind = head_class(config.head)
+        widths = []
+        for data, body in zip(self.sets, self.bodies.values(), strict=True):
+            _check_sizes(data, config)
+            widths.append(
+                BodyWidths(
+                    name=data.embodiment,
+                    action_width=data.action_space.width,
+                    chunk_steps=data.actions.shape[1],
+                    proprioception_width=0 if body.proprioception is None else body.proprioception.width,
+                )
             )
         spec = NetworkSpec(
             config=config,
-            vocabulary=vocabulary,
+            vocabulary=vocabulary.extended(sentences, num_bins=kind.num_bins(config.head)),
             num_tokens=num_tokens,
-            action_width=data.action_space.width,
-            proprioception_width=state_width,
+            bodies=tuple(widths),
         )
-        return spec, weights
+        return spec, found
 
 
-def _common_space(episodes: Sequence[Episode]) -> ActionSpace:
-    """The action space that all episodes share."""
-    first = episodes[0]
-    for episode in episodes:
-        if episode.actions is None or episode.action_space is None or episode.action_space != first.action_space:
+def _body(data: DemonstrationData, config: FinetuneConfig, camera: CameraSpec) -> BodySpec:
+    """A body's table, and the statistics of its demonstrations."""
+    own = {found.name: found for found in data.extra_cameras}
+    state = data.proprioception if config.use_proprioception else None
+    return BodySpec(
+        action_space=data.action_space,
+        camera=camera,
+        actions=Normalizer.fit(data.actions[data.action_mask], config.normalization, constant_scale=CONSTANT),
+        proprioception=None if state is None else Normalizer.fit(state, "std"),
+        extra_cameras=tuple(own.get(name) for name in config.extra_cameras),
+    )
+
+
+def _state(body: BodySpec, data: DemonstrationData) -> Float32:
+    """Proprioception [N, P], normalised; P = 0 where the policy does not look at it."""
+    if body.proprioception is None or data.proprioception is None:
+        return np.zeros((len(data), 0), np.float32)
+    return body.proprioception.normalize(data.proprioception)
+
+
+def _behind_the_reader(pretrained: HeadConfig, own: HeadConfig) -> HeadConfig:
+    """The reader of the pre-training; all that is new in fine-tuning as its own configuration says."""
+    kept = ("channels", "norm_groups", "maps", "sharpness", "reader_width", "end_cells")
+    return replace(own, **{name: getattr(pretrained, name) for name in kept})
+
+
+def _check_sets(sets: Sequence[DemonstrationData], config: FinetuneConfig) -> None:
+    """What all bodies must share, and what settings exclude each other."""
+    names = [data.embodiment for data in sets]
+    kinds = {(data.num_codes, data.codes.shape[1]) for data in sets}
+    if not sets or len(set(names)) != len(names) or len(kinds) != 1:
+        raise InputError(
+            "demonstrations",
+            expected="one set for each body, all with labels of one codebook",
+            got=f"bodies {', '.join(names) or 'none'}, (K, l_z) {sorted(kinds)}",
+            remedy="Join a body's demonstrations, and label with one tokenizer.",
+        )
+    known = {camera.name for data in sets for camera in data.extra_cameras}
+    for name in config.extra_cameras:
+        if name not in known:
             raise InputError(
-                f"episode {episode.info.name!r}",
-                expected="actions in the action space of the other demonstrations",
-                got="none" if episode.actions is None else str(episode.action_space and episode.action_space.name),
-                remedy="Fine-tune on the demonstrations of one body.",
+                "FinetuneConfig.extra_cameras",
+                expected="a camera of the demonstrations",
+                got=repr(name),
+                remedy=did_you_mean(name, known) if known else "Cut them with demonstration_data(extra_cameras=...).",
             )
-    assert first.action_space is not None
-    return first.action_space
+    head = head_class(config.network.head)
+    if config.blind_share > 0 and issubclass(head, LatentHead):
+        raise InputError(
+            "FinetuneConfig.blind_share",
+            expected="0 with a head that reads the latent tokens",
+            got=str(config.blind_share),
+            remedy="Only the ACT query can be blind to them.",
+        )
+    if head.num_bins(config.network.head) and config.normalization != "quantile":
+        raise InputError(
+            "FinetuneConfig.normalization",
+            expected="quantile, between which the bins lie",
+            got=repr(config.normalization),
+            remedy="Leave it at its default for a head of bins.",
+        )
 
 
-def _codes(episode: Episode, labels: LabelStore | None, moments: int) -> Int64:
-    """Codes [moments, L]; a frame without a label takes the nearest earlier one (or the first)."""
-    if labels is None:
-        return np.zeros((moments, 1), np.int64)
-    frames, codes = labels.codes_for(episode.info.name)
-    nearest = np.searchsorted(frames, np.arange(moments), side="right") - 1
-    return codes[np.maximum(nearest, 0)]
+def _check_sizes(data: DemonstrationData, config: NetworkConfig) -> None:
+    side, steps = config.backbone.image_px, config.head.steps_at(data.action_space.rate_hz)
+    if data.actions.shape[1] != steps:
+        raise InputError(
+            "demonstrations",
+            expected=f"chunks of {steps} steps, as chunk_steps or chunk_s says",
+            got=str(data.actions.shape[1]),
+            remedy="Cut them again with demonstration_data.",
+        )
+    for images in (data.images, *data.extra_images):
+        if images.shape[1:3] != (side, side):
+            raise InputError(
+                "demonstrations",
+                expected=f"pictures of {side} x {side} px, as image_px says",
+                got=f"{images.shape[1:3]}",
+                remedy="Cut them again with demonstration_data(image_px=...).",
+            )

@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 from torch import Tensor, nn
 
 from cyclemimic.train.optim import (
+    NO_TERMS,
     MovingAverage,
     adamw,
     load_optimizer_tensors,
@@ -45,20 +46,24 @@ class Trainee(Generic[Network]):
         self.optimizer = adamw(network, learning_rate=config.learning_rate, weight_decay=config.weight_decay)
         self.average = MovingAverage(network, config.average_decay)
 
-    def apply(self, step: int, loss: Tensor) -> Tensor:
-        """One update by the gradient of `loss`; returns the gradient's norm before clipping."""
+    def apply(self, step: int, loss: Tensor, terms: Mapping[str, Tensor] = NO_TERMS) -> Tensor:
+        """One update by the gradient of `loss`, made of `terms`; returns the gradient's norm before clipping."""
         c = self.config
         factor = warm_cosine(step, steps=c.steps, warmup=c.warmup_steps, final=c.final_rate)
         set_learning_rate(self.optimizer, c.learning_rate * factor)
-        norm = update(self.optimizer, loss, clip_norm=c.clip_norm)
+        norm = update(self.optimizer, loss, clip_norm=c.clip_norm, terms=terms)
         self.average.update(self.network)
         return norm
 
     def averaged(self) -> Network:
         """A copy of the network that holds the averaged weights, in evaluation mode."""
         twin = copy.deepcopy(self.network)
-        twin.load_state_dict(self.average.average)
+        twin.load_state_dict(self.average.whole(self.network))
         return twin.eval()
+
+    def export(self) -> dict[str, Tensor]:
+        """The averaged weights, and the frozen ones as they are."""
+        return self.average.whole(self.network)
 
     def state(self) -> dict[str, Tensor]:
         """Weights, optimiser and average."""

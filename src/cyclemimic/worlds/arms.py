@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from cyclemimic.embodiment.arms import ARMS_ACTION_SPACE, ARMS_BODIES, ARMS_PROPRIOCEPTION
 from cyclemimic.errors import InputError, did_you_mean
 from cyclemimic.types import ActionSpace, CameraSpec, Float32, Observation, Task, UInt8, WorldStep
+from cyclemimic.worlds.arms_disturbance import Ball, CameraPose, Disturbance, ball_at, camera_at, check_disturbance
 from cyclemimic.worlds.arms_scene import CAMERA_NAME, CUBE_HALF_M, FINGER_TRAVEL_M, scene_xml
 from cyclemimic.worlds.arms_tasks import (
     COLOURS,
@@ -98,6 +99,15 @@ class _Rig:
             mujoco.mj_step(self.model, data, nstep=_SUBSTEPS)
         mujoco.mj_kinematics(self.model, data)
 
+    def aim(self, pose: CameraPose) -> None:
+        """Move the camera, which no physics depends on."""
+        camera = self.model.camera(CAMERA_NAME).id
+        self.model.cam_pos[camera] = pose.place_m
+        mujoco.mju_mat2Quat(self.model.cam_quat[camera], pose.axes.flatten())
+        mujoco.mj_camlight(self.model, self.data)
+        if self.rays is not None:
+            self.rays.look(self.model, self.data)
+
     def tip_yaw_rad(self) -> float:
         """The hand's yaw."""
         rotation = self.data.site_xmat[self.tip]
@@ -118,19 +128,23 @@ class ArmsWorld:
         size_px: height and width of the pictures.
         renderer: 'rays' (needs nothing) or 'gl' (an OpenGL context; faster for large pictures, looks different).
         draws: whether observations carry pictures.
+        disturbance: what else moves in the pictures: nothing, a ball that nobody touches ('distractor'), or the camera
+            ('moving_camera'). States, actions and starts are the same.
 
     Raises:
-        InputError: a picture size below 8, or an unknown renderer.
+        InputError: a picture size below 8, an unknown renderer or disturbance.
     """
 
-    name = "arms"
+    name: str = "arms"
     bodies: tuple[str, ...] = tuple(b.name for b in ARMS_BODIES)
     skills: tuple[str, ...] = tuple(SKILLS)
     evaluation_skills: tuple[str, ...] = tuple(s for s in SKILLS if s != "wander")
     action_space: ActionSpace = ARMS_ACTION_SPACE
     max_steps: int = max(s.max_steps for s in SKILLS.values())
 
-    def __init__(self, size_px: int = 64, *, renderer: str = "rays", draws: bool = True) -> None:
+    def __init__(
+        self, size_px: int = 64, *, renderer: str = "rays", draws: bool = True, disturbance: Disturbance = "none"
+    ) -> None:
         if size_px < 8:
             raise InputError(
                 "size_px", expected="pictures of 8 pixels or more", got=str(size_px), remedy="64 is usual."
@@ -142,7 +156,11 @@ class ArmsWorld:
                 got=repr(renderer),
                 remedy=did_you_mean(renderer, RENDERERS),
             )
+        check_disturbance(disturbance)
+        if disturbance != "none":
+            self.name = f"{ArmsWorld.name}-{disturbance.replace('_', '-')}"  # a film of it must be told apart
         self.camera = CameraSpec(name=CAMERA_NAME, height_px=size_px, width_px=size_px)
+        self.disturbance = disturbance
         self.draws = draws
         self._renderer = renderer
         self._rigs: dict[tuple[str, str], _Rig] = {}
@@ -255,16 +273,19 @@ class ArmsWorld:
         )
 
     def _picture(self) -> UInt8:
-        rig, size = self._rig, self.camera.height_px
+        rig, size, task = self._rig, self.camera.height_px, self._running()
         if not self.draws:
             return np.zeros((size, size, 3), np.uint8)
+        if self.disturbance == "moving_camera":
+            rig.aim(camera_at(task, self._steps))
+        ball = ball_at(task, self._steps) if self.disturbance == "distractor" else None
         if self._renderer == "gl":
-            return self._gl_picture()
+            return self._gl_picture(ball)
         if rig.rays is None:
             rig.rays = RayRenderer(rig.model, rig.data, CAMERA_NAME, size)
-        return rig.rays.draw(rig.model, rig.data, rig.data.site_xpos[rig.tip])
+        return rig.rays.draw(rig.model, rig.data, rig.data.site_xpos[rig.tip], ball)
 
-    def _gl_picture(self) -> UInt8:
+    def _gl_picture(self, ball: Ball | None) -> UInt8:
         rig, size = self._rig, self.camera.height_px
         if rig.gl is None:
             try:
@@ -277,5 +298,15 @@ class ArmsWorld:
                     remedy="Install libosmesa6 and set MUJOCO_GL=osmesa, or use renderer='rays'.",
                 ) from error
         rig.gl.update_scene(rig.data, camera=CAMERA_NAME)
+        if ball is not None:
+            _add_to_scene(rig.gl.scene, ball)
         picture: UInt8 = rig.gl.render()
         return picture.copy()
+
+
+def _add_to_scene(scene: Any, ball: Ball) -> None:
+    """Put the ball among the things that OpenGL draws; the model does not know it."""
+    geom = scene.geoms[scene.ngeom]
+    size, colour = np.full(3, ball.radius_m), np.array([*ball.rgb, 1.0], np.float32)
+    mujoco.mjv_initGeom(geom, mujoco.mjtGeom.mjGEOM_SPHERE, size, ball.centre_m, np.eye(3).flatten(), colour)
+    scene.ngeom += 1

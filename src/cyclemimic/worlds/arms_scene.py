@@ -116,11 +116,18 @@ def _fixture_xml(fixture: str) -> str:
     return f'<body name="fixture">{inner}</body>'
 
 
-def camera_frame() -> tuple[tuple[float, float, float], tuple[float, ...]]:
-    """The camera's place [m] and its picture's axes: three numbers to the right, three up."""
-    s, c = math.sin(CAMERA_PITCH_RAD), math.cos(CAMERA_PITCH_RAD)
+def camera_frame(
+    *, pan_rad: float = 0.0, pitch_rad: float = CAMERA_PITCH_RAD, distance_m: float = CAMERA_DISTANCE_M
+) -> tuple[tuple[float, float, float], tuple[float, ...]]:
+    """The camera's place [m] and its picture's axes: three numbers to the right, three up.
+
+    It looks at one point from `distance_m`, `pitch_rad` above the table, turned about the vertical by `pan_rad`.
+    """
+    s, c = math.sin(pitch_rad), math.cos(pitch_rad)
+    sin, cos = math.sin(pan_rad), math.cos(pan_rad)
     x, y, z = CAMERA_LOOK_AT_M
-    return (x - CAMERA_DISTANCE_M * c, y, z + CAMERA_DISTANCE_M * s), (0.0, -1.0, 0.0, s, 0.0, c)
+    place = (x - distance_m * c * cos, y - distance_m * c * sin, z + distance_m * s)
+    return place, (sin, -cos, 0.0, s * cos, s * sin, c)
 
 
 def scene_xml(body_name: str, fixture: str, size_px: int) -> str:

@@ -48,8 +48,8 @@ DRAWN_BODIES: dict[str, DrawnBody] = {
 DRAWN_ACTION_SPACE = ActionSpace(
     name="drawn",
     axes=(
-        Axis(name="x_m", unit="m", low=-0.025, high=0.025),
-        Axis(name="y_m", unit="m", low=-0.025, high=0.025),
+        Axis(name="x_m", unit="m", low=-0.025, high=0.025, kind="delta"),
+        Axis(name="y_m", unit="m", low=-0.025, high=0.025, kind="delta"),
         Axis(name="gripper", unit="fraction", low=0.0, high=1.0),
     ),
     rate_hz=5.0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -15,18 +16,22 @@ from cyclemimic.errors import InputError
 from cyclemimic.store.atomic import read_json
 from cyclemimic.types import ActionSpace, CameraSpec, ClipInfo, Episode, Float32
 
+# What numpy and zipfile raise over damaged archives.
+_UNREADABLE = (OSError, ValueError, KeyError, EOFError, RuntimeError, MemoryError, zlib.error, zipfile.BadZipFile)
+
 
 class FilmSource:
     """Episodes with actions [T-1, A] and the action space they are meant in, proprioception [T, P], and the camera.
 
-    Its clips and its fingerprint are those of `FolderSource(path / "video")`, so that labels of one are
-    labels of the other.
+    `world_name` is the world that was filmed; `data.writers.film.task_of` tells the task behind a clip. Its clips
+    and its fingerprint are those of `FolderSource(path / "video")`, so that labels of one are labels of the other.
     """
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self.name = f"film:{path}"
         world = read_json(self.path / WORLD)
+        self.world_name = str(world.get("world", ""))
         self.action_space: ActionSpace = space_from_json(world.get("action_space", {}), self.path / WORLD)
         self.camera: CameraSpec = camera_from_json(world.get("camera", {}), self.path / WORLD)
         if not (self.path / ACTIONS).is_dir():
@@ -51,10 +56,17 @@ class FilmSource:
         """
         actions, proprioception = self.actions_of(clip)
         episode = self._video.read(clip)
-        return replace(episode, actions=actions, proprioception=proprioception, action_space=self.action_space)
+        return replace(
+            episode,
+            actions=actions,
+            proprioception=proprioception,
+            action_space=self.action_space,
+            camera=self.camera.name,
+        )
 
     def actions_of(self, clip: ClipInfo) -> tuple[Float32, Float32 | None]:
         """Actions [T-1, A] and, where the world told it, proprioception [T, P]; no video is decoded."""
+        self._video.refuse_unknown(clip)
         path = self.path / ACTIONS / PurePosixPath(clip.name).with_suffix(".npz")
         try:
             with np.load(path, allow_pickle=False) as file:
@@ -64,14 +76,28 @@ class FilmSource:
         except FileNotFoundError:
             remedy = "Film this episode again, or remove its video."
             raise InputError(path, expected="the clip's actions", got="no file", remedy=remedy) from None
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except _UNREADABLE as error:
             remedy = "The file is damaged; film this episode again."
             raise InputError(path, expected="readable actions", got=str(error), remedy=remedy) from None
         if actions.ndim != 2:
             remedy = "One row per step, one number per axis."
             raise InputError(path, expected="actions [T-1, A]", got=str(actions.shape), remedy=remedy)
-        self.action_space.check(actions, str(path))
-        if proprioception is not None and len(proprioception) != len(actions) + 1:
-            expected, got = f"proprioception of {len(actions) + 1} frames", str(len(proprioception))
-            raise InputError(path, expected=expected, got=got, remedy="Film this episode again.")
+        self.action_space.check(actions, f"{path}, field actions")
+        if proprioception is not None:
+            _check_proprioception(proprioception, len(actions) + 1, path)
         return actions, proprioception
+
+    def remarks_of(self, clip: ClipInfo) -> tuple[str, ...]:
+        """What reading this clip changed, see `FolderSource.remarks_of`."""
+        return self._video.remarks_of(clip)
+
+
+def _check_proprioception(proprioception: Float32, num_frames: int, path: Path) -> None:
+    where = f"{path}, field proprioception"
+    if proprioception.ndim != 2 or len(proprioception) != num_frames:
+        expected, got = f"proprioception of {num_frames} frames [T, P]", str(proprioception.shape)
+        raise InputError(where, expected=expected, got=got, remedy="Film this episode again.")
+    if not np.isfinite(proprioception).all():
+        bad = np.argwhere(~np.isfinite(proprioception))[0].tolist()
+        remedy = "Film this episode again, or remove its video."
+        raise InputError(where, expected="finite numbers", got=f"NaN or infinity at index {bad}", remedy=remedy)

@@ -61,6 +61,8 @@ class FolderSource:
         self.path = Path(path)
         self.name = f"folder:{path}"
         self._clips: tuple[ClipInfo, ...] | None = None
+        self._on_disk: dict[str, str] = {}  # names that are no text, by the text they are listed under
+        self._remarks: dict[str, tuple[str, ...]] = {}
         if not self.path.is_dir():
             got = "a file" if self.path.exists() else "no such folder"
             raise InputError(path, expected="a folder of videos", got=got, remedy="Check the path.")
@@ -86,14 +88,31 @@ class FolderSource:
         return self._clips
 
     def read(self, clip: ClipInfo) -> Episode:
-        """Decode one clip, frames at a constant rate. InputError names the file that cannot be read."""
+        """Decode one clip, frames at a constant rate.
+
+        Raises:
+            InputError: there is no such clip, or its file cannot be read.
+        """
+        self.refuse_unknown(clip)
         row = self._rows.get(clip.name)
         video = read_video(self.file_of(clip.name), fps=row.fps if row else None).at_constant_rate()
+        self._remarks[clip.name] = video.remarks
         info = replace(clip, num_frames=len(video.frames), fps=video.fps)
         return Episode(info=info, frames=video.frames)
 
+    def refuse_unknown(self, clip: ClipInfo) -> None:
+        """Raise InputError unless the clip is one of this folder's."""
+        if clip.name not in self._names:
+            hint = did_you_mean(clip.name, sorted(self._names)[:20])
+            raise InputError(self.name, expected="a clip of this folder", got=repr(clip.name), remedy=hint)
+
+    def remarks_of(self, clip: ClipInfo) -> tuple[str, ...]:
+        """What reading this clip changed, in words, such as an uneven frame rate; empty before it was read."""
+        return self._remarks.get(clip.name, ())
+
     def file_of(self, name: str) -> Path:
         """Where a clip lies."""
+        name = self._on_disk.get(name, name)
         return self.path if name == self.path.name and not (self.path / name).exists() else self.path / name
 
     def fingerprint(self) -> str:
@@ -104,6 +123,10 @@ class FolderSource:
         """
         digests = [{**asdict(clip), "content": _content_of(self.file_of(clip.name))} for clip in self.clips()]
         return sha256_json(digests)
+
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        return frozenset(clip.name for clip in self.clips())
 
     @cached_property
     def _rows(self) -> dict[str, SidecarRow]:
@@ -127,7 +150,13 @@ class FolderSource:
                 got="none, here or below",
                 remedy="Put videos here; a folder per embodiment tells bodies apart.",
             )
-        return sorted(names, key=lambda name: (natural_key(name), name))
+        # File systems hold names that are no Unicode; they are listed with the odd bytes spelt out.
+        for name in names:
+            listed = name.encode("utf-8", "backslashreplace").decode()
+            if listed != name:
+                self._on_disk[listed] = name
+        shown = {name: listed for listed, name in self._on_disk.items()}
+        return sorted((shown.get(n, n) for n in names), key=lambda name: (natural_key(name), name))
 
     def _describe(self, name: str, row: SidecarRow | None) -> ClipInfo:
         row = row or SidecarRow(file=name)
@@ -151,16 +180,35 @@ def read_sidecar(path: Path) -> dict[str, SidecarRow]:
     """The rows of a `clips.jsonl` by the clip they speak of; empty where there is no such file.
 
     Raises:
-        InputError: a line is no JSON object, lacks `file`, or has an unknown or wrong field.
+        InputError: the file is no UTF-8, or a line is no JSON object, lacks `file`, or has an unknown or wrong
+        field.
     """
     if not path.exists():
         return {}
     rows: dict[str, SidecarRow] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(_text_of(path).splitlines(), start=1):
         if line.strip():
             row = _parse_row(line, f"{path}, line {number}")
             rows[row.key] = row
     return rows
+
+
+def _text_of(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        remedy = "It should be a text file that you may read."
+        raise InputError(path, expected="a readable file", got=str(error.strerror), remedy=remedy) from None
+    try:
+        return content.decode("utf-8-sig")  # some editors put a mark in front
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise InputError(
+            f"{path}, line {line}",
+            expected="text in UTF-8",
+            got=f"byte 0x{content[error.start]:02x}",
+            remedy="Save it as UTF-8, for example with `iconv -f latin1 -t utf-8`.",
+        ) from None
 
 
 def sidecar_line(row: SidecarRow) -> str:
@@ -193,12 +241,17 @@ def _parse_row(line: str, where: str) -> SidecarRow:
 
 def _content_of(path: Path) -> list[list[str | int]]:
     files = image_files(path) if path.is_dir() else (path,)
-    out: list[list[str | int]] = []
-    for file in files:
+    return [[file.name.encode("utf-8", "backslashreplace").decode(), *_size_and_edges_of(file)] for file in files]
+
+
+def _size_and_edges_of(file: Path) -> tuple[int, str]:
+    """Bytes, and a hash of the first and last of them; (-1, '') where they cannot be read: `read` says why."""
+    try:
         size_bytes = file.stat().st_size
         with file.open("rb") as handle:
             digest = hashlib.sha256(handle.read(_EDGE_BYTES))
             handle.seek(max(0, size_bytes - _EDGE_BYTES))
             digest.update(handle.read(_EDGE_BYTES))
-        out.append([file.name, size_bytes, digest.hexdigest()])
-    return out
+    except OSError:
+        return -1, ""
+    return size_bytes, digest.hexdigest()

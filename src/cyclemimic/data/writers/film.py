@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -87,6 +88,12 @@ def episode_name(task: Task) -> str:
     return f"{task.body}/{task.skill}-{task.seed:06d}"
 
 
+def task_of(clip_name: str) -> Task | None:
+    """Undo `episode_name`, with or without an extension; None for a name that it never gave."""
+    parts = re.fullmatch(r"([^/]+)/([^/]+)-(\d{6,})(\.\w+)?", clip_name)
+    return None if parts is None else Task(body=parts[1], skill=parts[2], seed=int(parts[3]))
+
+
 def space_to_json(space: ActionSpace) -> dict[str, Any]:
     """An action space as `world.json` holds it."""
     return asdict(space)
@@ -96,10 +103,19 @@ def space_from_json(value: dict[str, Any], where: Path) -> ActionSpace:
     """The action space that `space_to_json` wrote. InputError where a field is missing or of another kind."""
     try:
         axes = tuple(
-            Axis(name=str(a["name"]), unit=str(a["unit"]), low=float(a["low"]), high=float(a["high"]))
+            Axis(
+                name=str(a["name"]),
+                unit=str(a["unit"]),
+                low=float(a["low"]),
+                high=float(a["high"]),
+                # Films of before axes had kinds: hands were moved by changes, grippers told where to be.
+                kind=a.get("kind", "absolute" if a["unit"] == "fraction" else "delta"),
+            )
             for a in value["axes"]
         )
-        return ActionSpace(name=str(value["name"]), axes=axes, rate_hz=float(value["rate_hz"]))
+        return ActionSpace(
+            name=str(value["name"]), axes=axes, rate_hz=float(value["rate_hz"]), kind=value.get("kind", "pose")
+        )
     except (KeyError, TypeError) as error:
         remedy = "The file is damaged; film again."
         raise InputError(where, expected="an action space", got=f"a fault at {error}", remedy=remedy) from None

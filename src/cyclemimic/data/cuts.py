@@ -1,0 +1,114 @@
+"""Where a clip's shot ends and another begins, so that no pair lies across a cut. Numpy only. Engineering.
+
+A cut changes layout (means of blocks, whatever small shift fits best: a camera may pan) and colours (a histogram) by
+far more than the frames around it change, and it stays: after a flash of one or two frames the old picture is back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cyclemimic.errors import InputError
+from cyclemimic.store.atomic import read_json, write_json
+from cyclemimic.store.flow_cache import frames_hash
+from cyclemimic.store.frame_cache import FrameCache
+from cyclemimic.types import Float32, Int64, UInt8
+
+GRID = 16  # blocks a side
+SHIFT = 2  # blocks that a picture may have moved by between two frames
+COLOURS = 4  # steps of each channel in the histogram
+HISTOGRAM_WEIGHT = 0.15
+LEAST = 0.05  # change of a cut in a still scene, of 1
+OVER_NEIGHBOURS = 3.0  # how many times the usual change around it a cut exceeds on top
+NEIGHBOURS = 5  # frames on each side
+METHOD = f"blocks {GRID} shift {SHIFT}, histogram {COLOURS} at {HISTOGRAM_WEIGHT}, {LEAST} + {OVER_NEIGHBOURS} usual"
+_CHUNK_FRAMES = 256
+
+
+def find_cuts(frames: UInt8) -> Int64:
+    """The frames of [T, S, S, 3] with which a new shot begins, ascending; the first shot begins unsaid."""
+    looks = [_look(frames[i : i + _CHUNK_FRAMES]) for i in range(0, len(frames), _CHUNK_FRAMES)]
+    if len(frames) < 2:
+        return np.empty(0, np.int64)
+    blocks, colours = (np.concatenate(column) for column in zip(*looks, strict=True))
+    change = _change(blocks[:-1], blocks[1:], colours[:-1], colours[1:])
+    limit = LEAST + OVER_NEIGHBOURS * _usual(change)
+    cuts = [int(t) for t in np.flatnonzero(change > limit) + 1 if _stays(int(t), blocks, colours, limit[t - 1])]
+    return np.array(cuts, np.int64)
+
+
+def cuts_of(cache: FrameCache, path: Path | None = None, progress: Callable[[str], None] | None = None) -> list[Int64]:
+    """The cuts of every clip of a frame cache.
+
+    Args:
+        cache: where the frames lie.
+        path: a JSON file that keeps them; it is written anew when frames or method differ.
+        progress: is given a line at the end.
+    """
+    facts = {"frames_sha256": frames_hash(cache), "method": METHOD}
+    if path is not None and path.exists():
+        try:
+            kept = read_json(path)
+            if all(kept.get(name) == fact for name, fact in facts.items()):
+                return [np.array(cuts, np.int64) for cuts in kept["cuts"]]
+        except (InputError, KeyError, ValueError):
+            pass  # damaged: finding them again is the remedy
+    found = [find_cuts(cache.clip_frames(i)) for i in range(len(cache))]
+    if path is not None:
+        write_json(path, {**facts, "cuts": [cuts.tolist() for cuts in found]})
+    if progress is not None:
+        progress(f"{sum(map(len, found))} cuts in {sum(len(c) > 0 for c in found)} of {len(found)} clips")
+    return found
+
+
+def _look(frames: UInt8) -> tuple[Float32, Float32]:
+    """Means of blocks [T, g, g, 3] in [0, 1], and shares of colours [T, COLOURS ** 3]."""
+    count, side = len(frames), frames.shape[1]
+    grid = min(GRID, side)
+    edges = np.arange(grid) * side // grid
+    rows = np.add.reduceat(frames, edges, 1, dtype=np.uint32)
+    area = np.diff(edges, append=side)
+    blocks = np.add.reduceat(rows, edges, 2) / (255.0 * area[:, None, None] * area[:, None])
+    step = frames.astype(np.int64) * COLOURS // 256
+    colour = (step[..., 0] * COLOURS + step[..., 1]) * COLOURS + step[..., 2]
+    numbered = colour.reshape(count, -1) + np.arange(count)[:, None] * COLOURS**3
+    counts = np.bincount(numbered.ravel(), minlength=count * COLOURS**3).reshape(count, -1)
+    return blocks.astype(np.float32), (counts / side**2).astype(np.float32)
+
+
+def _change(before: Float32, after: Float32, colours_before: Float32, colours_after: Float32) -> Float32:
+    """How much n pictures changed [n], of about 1: blocks under their best shift, and colours."""
+    grid = before.shape[1]
+    least = np.full(len(before), np.inf, np.float32)
+    for dy in range(-SHIFT, SHIFT + 1):
+        for dx in range(-SHIFT, SHIFT + 1):
+            one = before[:, max(0, dy) : grid + min(0, dy), max(0, dx) : grid + min(0, dx)]
+            other = after[:, max(0, -dy) : grid + min(0, -dy), max(0, -dx) : grid + min(0, -dx)]
+            if one.size:
+                least = np.minimum(least, np.abs(one - other).mean((1, 2, 3)))
+    colour: Float32 = least + HISTOGRAM_WEIGHT / 2 * np.abs(colours_before - colours_after).sum(1)
+    return colour
+
+
+def _usual(change: Float32) -> NDArray[np.float64]:
+    """The median of the changes around each, itself left out."""
+    padded = np.pad(change.astype(np.float64), NEIGHBOURS, constant_values=np.nan)
+    around = np.lib.stride_tricks.sliding_window_view(padded, 2 * NEIGHBOURS + 1).copy()
+    around[:, NEIGHBOURS] = np.nan
+    if len(change) == 1:
+        return np.zeros(1)
+    usual: NDArray[np.float64] = np.nanmedian(around, 1)
+    return usual
+
+
+def _stays(t: int, blocks: Float32, colours: Float32, limit: float) -> bool:
+    """Whether the frames around t differ across it too: the old picture is not back, and was not about to come."""
+    pairs = [(a, b) for a, b in ((t - 2, t), (t - 1, t + 1), (t - 3, t), (t - 1, t + 2)) if a >= 0 and b < len(blocks)]
+    if not pairs:
+        return True
+    before, after = (list(side) for side in zip(*pairs, strict=True))
+    return bool((_change(blocks[before], blocks[after], colours[before], colours[after]) > limit).all())
