@@ -16,7 +16,8 @@ from tests.paper.small import FROZEN, small_config
 from tests.unit.test_stage1 import AC3, EVERY_TERM, Pairs, stage
 
 BATCH, STEPS = 8, 5  # a share of each process that is a multiple of four
-PER_PROCESS = ("reconstruction_shuffled", "data_wait_s")  # dealt out within the rows of a process; a clock
+# The first deals codes out within the rows of a process, the second is a time.
+PER_PROCESS = ("reconstruction_shuffled", "data_wait_s")
 FEATURES = {"decoder": "feature", "change": "features", "backbone": FROZEN}
 LEVERS = dataclasses.replace(AC3.ac3, trim=0.3, other_body=True, inverse_frequency=True)
 KINDS = {

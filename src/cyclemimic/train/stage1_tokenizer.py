@@ -206,7 +206,7 @@ class TokenizerStage:
         figures: dict[str, Tensor] = dict(terms.losses)
         if (step + 1) % config.gradient_norms_every == 0 or step + 1 == config.steps:
             figures |= gradient_norms(self.tokenizer, terms)
-            with self._autocast():
+            with self._autocast():  # o_c was seen under it
                 figures["reconstruction_shuffled"] = self._with_other_codes(batch, terms.latent)
                 if terms.cycle is not None:
                     figures["cycle_accuracy_clean"] = self._read_clean(terms.cycle)
