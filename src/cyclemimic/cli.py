@@ -14,7 +14,7 @@ from cyclemimic.robot.command import main as drive_command
 try:
     import tyro
 
-    from cyclemimic.data.sources.film import FilmSource
+    from cyclemimic.data.sources.folder import FolderSource
     from cyclemimic.recipes import demo as demo_recipe
     from cyclemimic.recipes import dry_run as rehearsal
     from cyclemimic.recipes import judging, remote, stations
@@ -46,7 +46,7 @@ def film(
     """Film scripted experts in a simulated world: video files, and the actions apart from them.
 
     Args:
-        world: which world: arms, arms-distractor, arms-moving-camera, drawn.
+        world: which world: arms, arms-distractor, arms-moving-camera, drawn, or package.module:Class.
         out: folder for video/ (with a sidecar of sentences) and actions/.
         episodes: how many per body and skill.
         bodies: which bodies; all unless named.
@@ -81,7 +81,8 @@ def data(
 
     Args:
         action: check prints what is there and what is unusable; cache decodes.
-        source: folder:PATH, film:PATH or a PATH with mp4, webm, avi, gif files or folders of images.
+        source: folder:PATH, film:PATH or a PATH with mp4, webm, avi, gif files or folders of images, or
+            package.module:Class=PATH.
         size_px: side of the cached pictures.
         cache: folder of all caches.
     """
@@ -100,6 +101,7 @@ def tokenizer(
     steps: int | None = None,
     gap_s: float | None = None,
     decoder: str | None = None,
+    critic: str | None = None,
     change: Literal["pixels", "features", "none"] | None = None,
     bodies: tuple[str, ...] = (),
     seed: int | None = None,
@@ -112,16 +114,18 @@ def tokenizer(
     """Learn latent actions from video alone. Started again with the same command it goes on where it stopped.
 
     Args:
-        source: where the video lies, such as folder:PATH.
+        source: where the video lies, such as folder:PATH, or package.module:Class=PATH.
         run: folder for weights, metrics and checkpoints.
         recipe: tiny, or package.module:function.
         objective: trunk and genie are reconstruction alone; ac3 adds the cycle and the discriminator; lapa and
             univla are the controls of those names.
         trunk: a run to begin from, so that both objectives branch off one; without it one run does both parts.
-        backbone: frozen features: a hub id, a folder, or a run of `cyclemimic tokenizer` whose backbone is taken.
+        backbone: frozen features: a hub id, a folder, a run of `cyclemimic tokenizer` whose backbone is taken, or
+            package.module:Class.
         steps: updates; the recipe's unless given.
         gap_s: seconds between the two frames of a pair.
         decoder: motion moves what is in the frame, pixel paints, feature predicts features; or package.module:Class.
+        critic: local-global, local, none; or package.module:Class.
         change: what E sees of the change beside both frames.
         bodies: embodiments to learn from; all unless named.
         seed: initialisation and data order.
@@ -145,6 +149,8 @@ def tokenizer(
     config = replace(config, **{k: v for k, v in changes.items() if v is not None})
     parts = {k: v for k, v in {"decoder": decoder, "change": change}.items() if v is not None}
     config = replace(config, tokenizer=replace(config.tokenizer, **parts))
+    if critic is not None:
+        config = replace(config, discriminator=replace(config.discriminator, kind=critic))
     if dry_run is not None:
         print(rehearsal.tokenizer_sizes(config).text())
         if dry_run == "step":
@@ -175,6 +181,7 @@ def pretrain(
     labels: Path,
     run: Path,
     recipe: str = "tiny",
+    policy_backbone: str | None = None,
     steps: int | None = None,
     seed: int | None = None,
     threads: int = 1,
@@ -187,12 +194,15 @@ def pretrain(
         labels: what `cyclemimic label` wrote.
         run: folder for weights, metrics and checkpoints.
         recipe: tiny, or package.module:function.
+        policy_backbone: prismatic, or package.module:Class; the recipe's unless given.
         steps: updates; the recipe's unless given.
         seed: initialisation and data order.
         threads: of one core each; final weights depend on it.
         cache: folder of decoded frames.
     """
     config = the_recipe(recipe).pretrain
+    if policy_backbone is not None:
+        config = replace(config, network=replace(config.network, backbone_kind=policy_backbone))
     if steps is not None:
         config = replace(config, optim=replace(config.optim, steps=steps))
     if seed is not None:
@@ -211,6 +221,8 @@ def finetune(
     per_skill: int = 20,
     skills: tuple[str, ...] = (),
     recipe: str = "tiny",
+    policy_backbone: str | None = None,
+    head: str | None = None,
     steps: int | None = None,
     learning_rate: float | None = None,
     seed: int | None = None,
@@ -219,24 +231,42 @@ def finetune(
     """Teach the policy a body's actions from a few demonstrations.
 
     Args:
-        source: demonstrations with actions, film:PATH.
+        source: demonstrations with actions, film:PATH or package.module:Class=PATH.
         run: folder for the policy, metrics and checkpoints.
         body: whose demonstrations.
         labels: latent actions of the demonstrations' video; without them plain behaviour cloning.
         init: a run of `cyclemimic pretrain`; without it all weights start at random.
         adaptation: lora trains adapters and the action head, full trains everything.
         per_skill: how many demonstrations of each skill.
-        skills: which skills; all unless named.
+        skills: which skills; all unless named. In other sources than films a skill is its sentence.
         recipe: tiny, or package.module:function.
+        policy_backbone: without `init`: prismatic, or package.module:Class; the recipe's unless given.
+        head: act_query, latent, bins, or package.module:Class; the recipe's unless given.
         steps: updates; the recipe's unless given.
         learning_rate: the recipe's unless given.
         seed: initialisation and data order.
         threads: of one core each; final weights depend on it.
     """
     found = stations.open_source(source)
-    if not isinstance(found, FilmSource):
+    if isinstance(found, FolderSource):
         raise InputError("--source", expected="demonstrations with actions, film:PATH", got=source, remedy="Film some.")
+    if policy_backbone is not None and init is not None:
+        raise InputError(
+            "--policy-backbone",
+            expected="none beside --init, which brings its own",
+            got=policy_backbone,
+            remedy="Leave one of them out.",
+        )
     config = replace(the_recipe(recipe).finetune, adaptation=adaptation)
+    parts = config.network
+    config = replace(
+        config,
+        network=replace(
+            parts,
+            backbone_kind=policy_backbone or parts.backbone_kind,
+            head=replace(parts.head, kind=head or parts.head.kind),
+        ),
+    )
     if steps is not None:
         config = replace(config, optim=replace(config.optim, steps=steps))
     if learning_rate is not None:
@@ -261,6 +291,7 @@ def evaluate(
     run: tyro.conf.Positional[Path],
     source: str | None = None,
     judge: Path | None = None,
+    suite: str | None = None,
     world: str = "arms",
     body: str | None = None,
     skills: tuple[str, ...] = (),
@@ -279,8 +310,9 @@ def evaluate(
         run: what to judge; a tokenizer and a policy are told apart by what lies there.
         source: for a tokenizer, video whose true motion is known, film:PATH.
         judge: for a tokenizer, folder of the independent judge; fitted on first use.
-        world: for a policy, where it acts.
-        body: for a policy, with which body.
+        suite: for a policy, a fixed set of tasks: arms, or package.module:Class; then neither world nor skills count.
+        world: for a policy, where it acts; a name, or package.module:Class.
+        body: for a policy, with which body; of a suite all of its bodies unless named.
         skills: for a policy, which skills; all unless named.
         episodes: for a policy, how many per skill.
         first_seed: for a policy, starts are drawn from this number on, and equal for equal numbers.
@@ -305,6 +337,16 @@ def evaluate(
             run, source, judge or run.parent / "judge", out or run, cache_root=cache, controls=controls
         )
         print(judging.quality_text(quality))
+        return
+    if suite is not None:
+        if skills or through_server:
+            raise InputError(
+                "--suite",
+                expected="neither --skills nor --through-server beside it",
+                got="one of them",
+                remedy="A suite says itself what is done, and where.",
+            )
+        print(judging.run_suite(run, suite, episodes=episodes, body=body, show=show, out=out or run).text())
         return
     if body is None:
         raise InputError(
