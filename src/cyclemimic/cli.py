@@ -14,14 +14,16 @@ from cyclemimic.robot.command import main as drive_command
 try:
     import tyro
 
-    from cyclemimic.data.sources.folder import FolderSource
     from cyclemimic.recipes import demo as demo_recipe
     from cyclemimic.recipes import dry_run as rehearsal
     from cyclemimic.recipes import judging, remote, stations
     from cyclemimic.recipes.paper import paper
     from cyclemimic.recipes.recipe import Recipe, RecipeObjective, find_recipe
     from cyclemimic.recipes.tiny import tiny
-    from cyclemimic.train.loop import use_threads
+    from cyclemimic.train.endings import RunEndedError
+    from cyclemimic.train.loop import LoopConfig, use_threads
+    from cyclemimic.train.processes import processes
+    from cyclemimic.train.trackers import TrackerName
 except ModuleNotFoundError as missing:
     sys.exit(
         f"cyclemimic: {missing.name} is not installed; the command line needs: pip install 'cyclemimic[train]' "
@@ -109,6 +111,9 @@ def tokenizer(
     device: str | None = None,
     precision: Literal["fp32", "bf16"] | None = None,
     cache: Path = CACHE,
+    tracker: TrackerName = "tensorboard",
+    keep_last: int = 2,
+    checkpoint_every_s: float | None = None,
     dry_run: Literal["sizes", "step"] | None = None,
 ) -> None:
     """Learn latent actions from video alone. Started again with the same command it goes on where it stopped.
@@ -133,6 +138,9 @@ def tokenizer(
         device: cpu, cuda, cuda:1 ...; the recipe's unless given.
         precision: fp32, or bf16 by autocast (for GPUs); the recipe's unless given.
         cache: folder of decoded frames.
+        tracker: where figures can be watched: tensorboard, wandb, trackio or none.
+        keep_last: how many checkpoints are kept.
+        checkpoint_every_s: also write one after so many seconds.
         dry_run: train nothing: print sizes and work, and with `step` take one real step of two pairs of noise.
     """
     found = the_recipe(recipe)
@@ -157,12 +165,19 @@ def tokenizer(
             print(rehearsal.one_step(config, device="cpu" if device is None else device).text())
         return
     stations.run_tokenizer(
-        stations.open_source(source), config, run, cache_root=cache, bodies=bodies, trunk=trunk, backbone=backbone
+        stations.open_source(source),
+        config,
+        run,
+        cache_root=cache,
+        bodies=bodies,
+        trunk=trunk,
+        backbone=backbone,
+        loop=LoopConfig(tracker=tracker, keep_last=keep_last, checkpoint_every_s=checkpoint_every_s),
     )
     print(f"tokenizer in {run}")
 
 
-def label(source: str, tokenizer: Path, out: Path, threads: int = 1, cache: Path = CACHE) -> None:
+def label(source: str, tokenizer: Path, out: Path, threads: int = 1, device: str = "cpu", cache: Path = CACHE) -> None:
     """Label every frame pair of a source with its latent action, into Parquet with provenance.
 
     Args:
@@ -170,9 +185,12 @@ def label(source: str, tokenizer: Path, out: Path, threads: int = 1, cache: Path
         tokenizer: a run of `cyclemimic tokenizer`.
         out: folder of the label store; what is labelled already is kept.
         threads: of one core each.
+        device: cpu, cuda ...
         cache: folder of decoded frames.
     """
-    store = stations.run_label(stations.open_source(source), tokenizer, out, cache_root=cache, threads=threads)
+    store = stations.run_label(
+        stations.open_source(source), tokenizer, out, cache_root=cache, threads=threads, device=device
+    )
     print(f"{len(store)} labels of {len(store.clips)} clips in {out}")
 
 
@@ -186,6 +204,9 @@ def pretrain(
     seed: int | None = None,
     threads: int = 1,
     cache: Path = CACHE,
+    tracker: TrackerName = "tensorboard",
+    keep_last: int = 2,
+    checkpoint_every_s: float | None = None,
 ) -> None:
     """Teach the policy which latent action follows a picture and a sentence; no actions are read.
 
@@ -199,6 +220,9 @@ def pretrain(
         seed: initialisation and data order.
         threads: of one core each; final weights depend on it.
         cache: folder of decoded frames.
+        tracker: where figures can be watched: tensorboard, wandb, trackio or none.
+        keep_last: how many checkpoints are kept.
+        checkpoint_every_s: also write one after so many seconds.
     """
     config = the_recipe(recipe).pretrain
     if policy_backbone is not None:
@@ -207,49 +231,68 @@ def pretrain(
         config = replace(config, optim=replace(config.optim, steps=steps))
     if seed is not None:
         config = replace(config, seed=seed)
-    stations.run_pretrain(stations.open_source(source), labels, config, run, cache_root=cache, threads=threads)
+    stations.run_pretrain(
+        stations.open_source(source),
+        labels,
+        config,
+        run,
+        cache_root=cache,
+        threads=threads,
+        loop=LoopConfig(tracker=tracker, keep_last=keep_last, checkpoint_every_s=checkpoint_every_s),
+    )
     print(f"pre-trained policy in {run}")
 
 
 def finetune(
     source: str,
     run: Path,
-    body: str,
+    body: tuple[str, ...],
     labels: Path | None = None,
     init: Path | None = None,
     adaptation: Literal["lora", "full"] = "lora",
     per_skill: int = 20,
     skills: tuple[str, ...] = (),
+    head: str | None = None,
+    extra_cameras: tuple[str, ...] = (),
+    proprioception: bool = True,
+    instruction_dropout: float = 0.0,
+    hold_out: bool = False,
     recipe: str = "tiny",
     policy_backbone: str | None = None,
-    head: str | None = None,
     steps: int | None = None,
     learning_rate: float | None = None,
     seed: int | None = None,
     threads: int = 1,
+    tracker: TrackerName = "tensorboard",
+    keep_last: int = 2,
+    checkpoint_every_s: float | None = None,
 ) -> None:
     """Teach the policy a body's actions from a few demonstrations.
 
     Args:
         source: demonstrations with actions, film:PATH or package.module:Class=PATH.
         run: folder for the policy, metrics and checkpoints.
-        body: whose demonstrations.
+        body: whose demonstrations; several bodies share one network.
         labels: latent actions of the demonstrations' video; without them plain behaviour cloning.
         init: a run of `cyclemimic pretrain`; without it all weights start at random.
         adaptation: lora trains adapters and the action head, full trains everything.
         per_skill: how many demonstrations of each skill.
         skills: which skills; all unless named. In other sources than films a skill is its sentence.
+        head: act_query, latent, bins or package.module:Class; the recipe's unless given.
+        extra_cameras: cameras that the policy sees beside the main one, such as wrist.
+        proprioception: whether the policy sees the robot's state.
+        instruction_dropout: share of moments that are shown without their sentence.
+        hold_out: leave the held-out clips out, so that `evaluate --split held-out` can use them.
         recipe: tiny, or package.module:function.
         policy_backbone: without `init`: prismatic, or package.module:Class; the recipe's unless given.
-        head: act_query, latent, bins, or package.module:Class; the recipe's unless given.
         steps: updates; the recipe's unless given.
         learning_rate: the recipe's unless given.
         seed: initialisation and data order.
         threads: of one core each; final weights depend on it.
+        tracker: where figures can be watched: tensorboard, wandb, trackio or none.
+        keep_last: how many checkpoints are kept.
+        checkpoint_every_s: also write one after so many seconds.
     """
-    found = stations.open_source(source)
-    if isinstance(found, FolderSource):
-        raise InputError("--source", expected="demonstrations with actions, film:PATH", got=source, remedy="Film some.")
     if policy_backbone is not None and init is not None:
         raise InputError(
             "--policy-backbone",
@@ -257,16 +300,18 @@ def finetune(
             got=policy_backbone,
             remedy="Leave one of them out.",
         )
-    config = replace(the_recipe(recipe).finetune, adaptation=adaptation)
-    parts = config.network
     config = replace(
-        config,
-        network=replace(
-            parts,
-            backbone_kind=policy_backbone or parts.backbone_kind,
-            head=replace(parts.head, kind=head or parts.head.kind),
-        ),
+        the_recipe(recipe).finetune,
+        adaptation=adaptation,
+        extra_cameras=extra_cameras,
+        use_proprioception=proprioception,
+        instruction_dropout=instruction_dropout,
     )
+    if head is not None:
+        sizes = replace(config.network.head, kind=head)
+        config = replace(config, network=replace(config.network, head=sizes))
+    if policy_backbone is not None:
+        config = replace(config, network=replace(config.network, backbone_kind=policy_backbone))
     if steps is not None:
         config = replace(config, optim=replace(config.optim, steps=steps))
     if learning_rate is not None:
@@ -274,7 +319,7 @@ def finetune(
     if seed is not None:
         config = replace(config, seed=seed)
     stations.run_finetune(
-        found,
+        stations.open_source(source),
         config,
         run,
         body=body,
@@ -282,7 +327,9 @@ def finetune(
         per_skill=per_skill,
         labels=labels,
         init=init,
+        hold_out=hold_out,
         threads=threads,
+        loop=LoopConfig(tracker=tracker, keep_last=keep_last, checkpoint_every_s=checkpoint_every_s),
     )
     print(f"policy in {run}")
 
@@ -291,6 +338,8 @@ def evaluate(
     run: tyro.conf.Positional[Path],
     source: str | None = None,
     judge: Path | None = None,
+    split: Literal["validation", "test", "held-out"] = "held-out",
+    without: Path | None = None,
     suite: str | None = None,
     world: str = "arms",
     body: str | None = None,
@@ -304,12 +353,15 @@ def evaluate(
     threads: int = 1,
     cache: Path = CACHE,
 ) -> None:
-    """Judge a run: closed-loop success of a policy, or the quality of a tokenizer's latent actions.
+    """Judge a run: a policy's success in a world or error on demonstrations, or the quality of latent actions.
 
     Args:
         run: what to judge; a tokenizer and a policy are told apart by what lies there.
-        source: for a tokenizer, video whose true motion is known, film:PATH.
+        source: for a tokenizer, video whose true motion is known, film:PATH; for a policy, demonstrations that it
+            never saw: the error of its chunks per axis, for robots that have no simulator.
         judge: for a tokenizer, folder of the independent judge; fitted on first use.
+        split: for a policy and a source, which clips.
+        without: for a policy and a source, another policy beside it, such as one without pre-training.
         suite: for a policy, a fixed set of tasks: arms, or package.module:Class; then neither world nor skills count.
         world: for a policy, where it acts; a name, or package.module:Class.
         body: for a policy, with which body; of a suite all of its bodies unless named.
@@ -339,14 +391,18 @@ def evaluate(
         print(judging.quality_text(quality))
         return
     if suite is not None:
-        if skills or through_server:
+        if skills or through_server or source is not None:
             raise InputError(
                 "--suite",
-                expected="neither --skills nor --through-server beside it",
+                expected="none of --skills, --through-server and --source beside it",
                 got="one of them",
                 remedy="A suite says itself what is done, and where.",
             )
         print(judging.run_suite(run, suite, episodes=episodes, body=body, show=show, out=out or run).text())
+        return
+    if source is not None:
+        found = judging.run_open_loop(run, source, out=out or run, split=split, without=without, body=body)
+        print(found.text())
         return
     if body is None:
         raise InputError(
@@ -456,22 +512,25 @@ def main(arguments: list[str] | None = None) -> None:
     if words[:1] == ["drive"]:
         sys.exit(drive_command(words[1:]))
     try:
-        tyro.extras.subcommand_cli_from_dict(
-            VERBS,
-            prog="cyclemimic",
-            description="Learn robot actions from video that has no action labels.",
-            args=arguments,
-        )
+        with processes():  # one, or those of torchrun
+            tyro.extras.subcommand_cli_from_dict(
+                VERBS,
+                prog="cyclemimic",
+                description="Learn robot actions from video that has no action labels.",
+                args=arguments,
+            )
     except InputError as error:
-        sys.exit(_say(error))
+        sys.exit(_say(error, 2))
+    except RunEndedError as error:
+        sys.exit(_say(error, error.exit_code))
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         sys.stdout = None
         sys.exit(0)
 
 
-def _say(error: InputError) -> int:
+def _say(error: Exception, code: int) -> int:
     print(f"cyclemimic: {error}", file=sys.stderr)
-    return 2
+    return code
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ class Pairs:
 
     bodies = ("a", "b", "c")
     action_std = np.ones(2, np.float32)
+    pairs_per_body = np.ones(3, np.int64)
 
     def __init__(self, size=BATCH, leaving_out=()):
         self.size, self.leaving_out = size, leaving_out

@@ -15,8 +15,8 @@ GOOD = {
     "slot_perplexity": 9.0,
     "reconstruction": 0.5,
     "reconstruction_shuffled": 0.9,
-    "cycle_accuracy": 0.8,
-    "cycle_accuracy_corrupted": 0.7,
+    "cycle_accuracy_clean": 0.8,
+    "cycle_accuracy": 0.7,
     "painted": 0.05,
     "data_wait_share": 0.02,
 }
@@ -47,7 +47,7 @@ def test_good_figures_raise_no_alarm():
     [
         ("collapse", {"joint_codes": 17.0}, "joint_codes is 17, its best was 60"),
         ("collapse", {"slot_perplexity": 2.0}, "slot_perplexity is 2"),
-        ("leak", {"cycle_accuracy_corrupted": 0.2}, "0.80 on clean frames, 0.20 on corrupted"),
+        ("leak", {"cycle_accuracy": 0.2}, "0.80 on clean frames, 0.20 on corrupted"),
         ("leak", {"reconstruction": 0.7}, "while reconstruction went from 0.5 to 0.7"),
         ("leak", {"painted": 0.4}, "40% of the picture is painted"),
         ("ignored latent", {"reconstruction_shuffled": 0.51}, "0.5 with the right code and 0.51 with a wrong one"),
@@ -65,8 +65,8 @@ def test_each_fault_has_its_alarm(name, changed, said):
 @pytest.mark.parametrize(
     "changed",
     [
-        {"cycle_accuracy": 0.3, "cycle_accuracy_corrupted": 0.05},  # a cycle that fails hides nothing
-        {"cycle_accuracy": 0.3, "reconstruction": 0.9, "reconstruction_shuffled": 1.2},
+        {"cycle_accuracy_clean": 0.3, "cycle_accuracy": 0.05},  # a cycle that fails hides nothing
+        {"cycle_accuracy_clean": 0.3, "reconstruction": 0.9, "reconstruction_shuffled": 1.2},
         {"painted": 1.0},  # the decoder that only paints
         {"joint_codes": 30.0},
     ],

@@ -30,6 +30,7 @@ from cyclemimic.nn.words import WordHash
 from cyclemimic.policy.network import read_spec
 from cyclemimic.recipes.objectives import univla_stages, with_backbone
 from cyclemimic.store.atomic import read_json, sha256_file, write_json
+from cyclemimic.store.flow_cache import FlowCache
 from cyclemimic.store.frame_cache import FrameCache
 from cyclemimic.store.label_store import LabelStore
 from cyclemimic.tokenizer.tokenizer import CONFIG as TOKENIZER
@@ -153,7 +154,11 @@ def _name_of_cache(content: str, size_px: int) -> str:
 
 def shots(cache: FrameCache, root: Path) -> list[Int64]:
     """Where new shots begin in each clip of a cache; found once and kept beside the frames."""
-    return cuts_of(cache, root / f"{_name_of_cache(cache.source_hash, cache.size_px)}-cuts.json")
+    path = root / f"{_name_of_cache(cache.source_hash, cache.size_px)}-cuts.json"
+    with together() as first:
+        if first:
+            cuts_of(cache, path)
+    return cuts_of(cache, path)
 
 
 def run_tokenizer(
@@ -165,6 +170,7 @@ def run_tokenizer(
     bodies: Sequence[str] = (),
     trunk: Path | None,
     backbone: str | None = None,
+    loop: LoopConfig | None = None,
 ) -> Path:
     """Station 2: learn a tokenizer from the training clips of a source, of some bodies or of all.
 
@@ -179,7 +185,7 @@ def run_tokenizer(
         if trunk is None:
             trunk = run / "first-stage"
             run_tokenizer(
-                source, first, trunk, cache_root=cache_root, bodies=bodies, trunk=None, backbone=backbone
+                source, first, trunk, cache_root=cache_root, bodies=bodies, trunk=None, backbone=backbone, loop=loop
             )  # fmt: skip
     cache = cached(source, config.tokenizer.size_px, cache_root)
     wanted = chosen("bodies", bodies, cache.embodiments)
@@ -203,7 +209,7 @@ def run_tokenizer(
         "labelled_clips": list(loader.labelled_clips),
         "action_std": None if loader.action_std is None else loader.action_std.tolist(),
     }
-    return train_tokenizer(config, loader, run, trunk=trunk, backbone=frozen_from, name=run.name, data=data)
+    return train_tokenizer(config, loader, run, trunk=trunk, backbone=frozen_from, name=run.name, data=data, loop=loop)
 
 
 def loader_extras(source: Source, cache: FrameCache, config: TokenizerTraining, root: Path) -> dict[str, Any]:
@@ -219,7 +225,10 @@ def loader_extras(source: Source, cache: FrameCache, config: TokenizerTraining, 
         extras["words"] = WordHash(vocabulary=config.tokenizer.word_hashes)
     if terms.flow:
         folder = root / f"{_name_of_cache(cache.source_hash, cache.size_px)}-flow-{config.gap_s:g}s"
-        extras["flow"] = [build_flow(cache, config.gap_s, folder, progress=print)]
+        with together() as first:
+            if first:
+                build_flow(cache, config.gap_s, folder, progress=print)
+        extras["flow"] = [FlowCache.open(folder)]
     if terms.actions:
         if not isinstance(source, FilmSource):
             raise InputError(
@@ -238,15 +247,16 @@ def true_places(source: FilmSource) -> dict[str, NDArray[np.floating[Any]]]:
     return {name: state[:, :3] for name, state in states if state is not None}
 
 
-def run_label(source: Source, tokenizer_run: Path, out: Path, *, cache_root: Path, threads: int) -> LabelStore:
+def run_label(
+    source: Source, tokenizer_run: Path, out: Path, *, cache_root: Path, threads: int, device: str = "cpu"
+) -> LabelStore:
     """Station 2 to 3: the encoder labels every pair of a source."""
     use_threads(threads)
     tokenizer = LatentActionTokenizer.load(tokenizer_run)
     cache = cached(source, tokenizer.config.size_px, cache_root)
     sha256 = sha256_file(tokenizer_run / WEIGHTS)
-    return label_cache(
-        tokenizer, sha256, cache, tokenizer_facts(tokenizer_run)["gap_s"], out, cuts=shots(cache, cache_root)
-    )
+    gap_s, cuts = tokenizer_facts(tokenizer_run)["gap_s"], shots(cache, cache_root)
+    return label_cache(tokenizer, sha256, cache, gap_s, out, cuts=cuts, device=device)
 
 
 def run_pretrain(

@@ -55,6 +55,7 @@ class Cycle:
     scene: Scene  # o_c
     generated: Scene  # o_g, before noise and blur
     loss: Tensor  # L_C, scalar
+    drawn: Tensor  # codes of z_s [B, L]
     recovered: Tensor  # share of codes read back as they were drawn; never evidence alone (signatures)
 
 
@@ -78,6 +79,7 @@ def run_cycle(
     return Cycle(
         scene=scene,
         generated=generated,
+        drawn=drawn,
         loss=cycle_loss(embedding, drawn, tokenizer.quantizer, config),
         recovered=(tokenizer.quantizer.distances(embedding).argmin(-1) == drawn).float().mean(),
     )

@@ -130,7 +130,7 @@ class Terms:
     losses: Mapping[str, Tensor]
     weights: Mapping[str, float]
     latent: LatentBatch
-    recovered: Tensor | None  # share of codes read back, None where the cycle is off
+    cycle: Cycle | None  # None where it is off
     judged: Judged | None  # what Psi judges, None where it is off
 
     @property
@@ -221,7 +221,7 @@ def tokenizer_terms(
         losses={k: v for k, v in losses.items() if weights[k]},
         weights=weights,
         latent=latent,
-        recovered=None if cycle is None else cycle.recovered,
+        cycle=cycle,
         judged=judged,
     )
 

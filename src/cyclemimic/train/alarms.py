@@ -99,7 +99,7 @@ def collapse(seen: History, config: AlarmConfig) -> Alarm | None:
 def leak(seen: History, config: AlarmConfig) -> Alarm | None:
     """The cycle succeeds by a sign hidden in the picture, not by an action that a viewer could see."""
     n = config.patience
-    clean, corrupted = seen.lately("cycle_accuracy", n), seen.lately("cycle_accuracy_corrupted", n)
+    clean, corrupted = seen.lately("cycle_accuracy_clean", n), seen.lately("cycle_accuracy", n)
     rebuilt, painted = seen.lately("reconstruction", n), seen.lately("painted", n)
     best = seen.best.get("reconstruction")
     found = None

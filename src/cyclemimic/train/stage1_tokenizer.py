@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from cyclemimic.data.loader import PairArrays, PairLoader
 from cyclemimic.errors import InputError
 from cyclemimic.nn.batches import LatentBatch, PairBatch, pixels
-from cyclemimic.nn.collectives import all_rows, highest, my_rows, num_processes, process_number
+from cyclemimic.nn.collectives import all_rows, my_rows, num_processes
 from cyclemimic.randomness import entropy_for
+from cyclemimic.tokenizer.ac3 import Cycle
 from cyclemimic.tokenizer.buffer import LatentActionBuffer
 from cyclemimic.tokenizer.discriminator import DiscriminatorConfig, build_critic
 from cyclemimic.tokenizer.further_terms import BodyClassifier, FlowHead, Helpers, Origin, SlowReader
@@ -32,7 +33,7 @@ from cyclemimic.tokenizer.objective import (
 from cyclemimic.tokenizer.quantizer import joint_codes, slot_perplexity
 from cyclemimic.tokenizer.tokenizer import LatentActionTokenizer, TokenizerConfig
 from cyclemimic.train.checkpoint import dotted
-from cyclemimic.train.loop import train, use_threads
+from cyclemimic.train.loop import LoopConfig, train, use_threads
 from cyclemimic.train.optim import (
     adamw,
     load_optimizer_tensors,
@@ -43,6 +44,8 @@ from cyclemimic.train.optim import (
     with_prefix,
     without_prefix,
 )
+from cyclemimic.train.processes import local_device, together
+from cyclemimic.train.progress import Waiting
 from cyclemimic.types import Float32
 
 USAGE_BATCHES = 16
@@ -105,7 +108,7 @@ class TokenizerStage:
 
     def __init__(self, config: TokenizerTraining, loader: Pairs, backbone: nn.Module | None = None) -> None:
         torch.manual_seed(entropy_for(config.seed, 0, "tokenizer/initialisation"))
-        self.loader, self.device = loader, torch.device(config.device)
+        self.loader, self.device = loader, torch.device(local_device(config.device))
         self.config = config = replace(config, objective=grouped(config.objective, config.batch_size))
         self.tokenizer = LatentActionTokenizer(config.tokenizer, backbone).train().to(self.device)
         self.critic: nn.Module | None = None
@@ -127,6 +130,8 @@ class TokenizerStage:
                 )
             self.critic = build_critic(config.discriminator, critic_shape(self.tokenizer))
             self.buffer = self._memory(config.buffer_batches)
+        self._waiting = Waiting()
+        self._batch: PairBatch | None = None
         self.helpers = self._helpers()
         trained = nn.ModuleList([self.tokenizer, self.helpers.trained()]).to(self.device)
         self.optimizer = adamw(trained, learning_rate=config.learning_rate, weight_decay=config.weight_decay)
@@ -188,7 +193,9 @@ class TokenizerStage:
     def step(self, step: int) -> Mapping[str, Tensor]:
         """One update of the tokenizer, then one of its critic."""
         config = self.config
-        batch = self.draw(step)
+        with self._waiting:
+            batch = self.draw(step)
+        self._batch = batch
         # On the CPU wherever the network is: the same draws on every device.
         generator = torch.Generator().manual_seed(entropy_for(config.seed, config.first_batch + step, "tokenizer/step"))
         progress = step / config.steps
@@ -200,10 +207,12 @@ class TokenizerStage:
         if (step + 1) % config.gradient_norms_every == 0 or step + 1 == config.steps:
             figures |= gradient_norms(self.tokenizer, terms)
             figures["reconstruction_shuffled"] = self._with_other_codes(batch, terms.latent)
+            if terms.cycle is not None:
+                figures["cycle_accuracy_clean"] = self._read_clean(terms.cycle)
 
         rate = warm_cosine(step, steps=config.steps, warmup=config.warmup, final=config.final_learning_rate)
         set_learning_rate(self.optimizer, config.learning_rate * rate)
-        figures["gradient_norm"] = update(self.optimizer, terms.total, clip_norm=config.clip_norm)
+        figures["gradient_norm"] = update(self.optimizer, terms.total, clip_norm=config.clip_norm, terms=terms.losses)
         reset = self.tokenizer.quantizer.follow(terms.latent, generator)
         if self.helpers.reader is not None:
             self.helpers.reader.follow(self.tokenizer)
@@ -212,17 +221,22 @@ class TokenizerStage:
         if self.critic is not None and terms.judged is not None:
             with self._autocast():
                 loss = critic_loss(self.critic, terms.judged, config.objective.adversarial)
-            update(self.critic_optimizer, loss, clip_norm=config.clip_norm)
+            update(self.critic_optimizer, loss, clip_norm=config.clip_norm, terms={"critic": loss})
             figures["critic"] = loss
         for name, count in self.on_steps.items():
             count += int(name in terms.losses)
-        if terms.recovered is not None:
-            figures["cycle_accuracy"] = terms.recovered
+        if terms.cycle is not None:
+            figures["cycle_accuracy"] = terms.cycle.recovered
         self.recent.push(all_rows(terms.latent.codes), all_rows(batch.body))
         used = self.recent.codes[self.recent.bodies >= 0]
         figures["joint_codes"] = joint_codes(used, self.tokenizer.num_codes)
         figures["slot_perplexity"] = slot_perplexity(used, self.tokenizer.num_codes).mean()
+        figures["data_wait_s"] = self._waiting.taken()
         return figures
+
+    def last_batch(self) -> Mapping[str, Tensor]:
+        """What the last step was given, on this process."""
+        return {} if self._batch is None else {k: v for k, v in vars(self._batch).items() if v is not None}
 
     def draw(self, step: int) -> PairBatch:
         """The share of this process in the batch of a step."""
@@ -250,6 +264,13 @@ class TokenizerStage:
         now = self.tokenizer.see(batch.now)
         rebuilt = self.tokenizer.decode(now, latent.vectors.roll(1, 0), given=latent.given, words=batch.words)
         return reconstruction_loss(rebuilt.scene, now, self.tokenizer.see(batch.later))
+
+    @torch.no_grad()  # looked at, not learnt from
+    def _read_clean(self, cycle: Cycle) -> Tensor:
+        """Share of codes that E reads from o_g as D made it; `cycle.recovered` is read behind noise and blur."""
+        said = self.tokenizer.read(self.tokenizer.watch(cycle.scene), cycle.scene, cycle.generated)
+        embedding = self.tokenizer.embed(said, batch_statistics=False)
+        return (self.tokenizer.quantizer.distances(embedding).argmin(-1) == cycle.drawn).double().mean()
 
     def _memory(self, batches: int) -> LatentActionBuffer:
         tokens = self.config.tokenizer.encoder.num_tokens
@@ -359,6 +380,7 @@ def train_tokenizer(
     backbone: Path | None = None,
     name: str = "tokenizer",
     data: Mapping[str, Any] | None = None,
+    loop: LoopConfig | None = None,
 ) -> Path:
     """Train (or resume) a tokenizer in `run_dir`; returns `run_dir`, from which LatentActionTokenizer.load reads it.
 
@@ -366,6 +388,7 @@ def train_tokenizer(
         trunk: folder of a tokenizer to begin from, so that two objectives branch off one reconstruction trunk.
         backbone: folder of a tokenizer whose backbone is taken, frozen.
         data: what the loader reads, for the record and to refuse a resume on other data.
+        loop: what the run does beside its steps.
     """
     if config.tokenizer.given_tokens and trunk is None:
         raise InputError(
@@ -393,15 +416,16 @@ def train_tokenizer(
         steps=config.steps,
         checkpoint_every=config.checkpoint_every,
         samples_per_step=config.batch_size,
+        loop=loop,
     )
     on_steps = {name: int(count) for name, count in stage.on_steps.items()}
     # A loader knows the bodies of its caches; trained on were those of which it keeps pairs.
     seen = {body for body, pairs in zip(loader.bodies, loader.pairs_per_body, strict=True) if pairs}
     if trunk is not None:
         seen |= set(tokenizer_facts(trunk)["bodies"])
-    if process_number() == 0:
-        stage.tokenizer.save(run_dir, {"gap_s": config.gap_s, "on_steps": on_steps, "bodies": sorted(seen)})
-    highest([0])  # the other processes wait until it is whole
+    with together() as first:
+        if first:
+            stage.tokenizer.save(run_dir, {"gap_s": config.gap_s, "on_steps": on_steps, "bodies": sorted(seen)})
     return run_dir
 
 
