@@ -48,7 +48,7 @@ def film(
     """Film scripted experts in a simulated world: video files, and the actions apart from them.
 
     Args:
-        world: which world: arms, arms-distractor, arms-moving-camera, drawn.
+        world: which world: arms, arms-distractor, arms-moving-camera, drawn, or package.module:Class.
         out: folder for video/ (with a sidecar of sentences) and actions/.
         episodes: how many per body and skill.
         bodies: which bodies; all unless named.
@@ -83,7 +83,8 @@ def data(
 
     Args:
         action: check prints what is there and what is unusable; cache decodes.
-        source: folder:PATH, film:PATH or a PATH with mp4, webm, avi, gif files or folders of images.
+        source: folder:PATH, film:PATH or a PATH with mp4, webm, avi, gif files or folders of images, or
+            package.module:Class=PATH.
         size_px: side of the cached pictures.
         cache: folder of all caches.
     """
@@ -102,6 +103,7 @@ def tokenizer(
     steps: int | None = None,
     gap_s: float | None = None,
     decoder: str | None = None,
+    critic: str | None = None,
     change: Literal["pixels", "features", "none"] | None = None,
     bodies: tuple[str, ...] = (),
     seed: int | None = None,
@@ -117,16 +119,18 @@ def tokenizer(
     """Learn latent actions from video alone. Started again with the same command it goes on where it stopped.
 
     Args:
-        source: where the video lies, such as folder:PATH.
+        source: where the video lies, such as folder:PATH, or package.module:Class=PATH.
         run: folder for weights, metrics and checkpoints.
         recipe: tiny, or package.module:function.
         objective: trunk and genie are reconstruction alone; ac3 adds the cycle and the discriminator; lapa and
             univla are the controls of those names.
         trunk: a run to begin from, so that both objectives branch off one; without it one run does both parts.
-        backbone: frozen features: a hub id, a folder, or a run of `cyclemimic tokenizer` whose backbone is taken.
+        backbone: frozen features: a hub id, a folder, a run of `cyclemimic tokenizer` whose backbone is taken, or
+            package.module:Class.
         steps: updates; the recipe's unless given.
         gap_s: seconds between the two frames of a pair.
         decoder: motion moves what is in the frame, pixel paints, feature predicts features; or package.module:Class.
+        critic: local-global, local, none; or package.module:Class.
         change: what E sees of the change beside both frames.
         bodies: embodiments to learn from; all unless named.
         seed: initialisation and data order.
@@ -153,6 +157,8 @@ def tokenizer(
     config = replace(config, **{k: v for k, v in changes.items() if v is not None})
     parts = {k: v for k, v in {"decoder": decoder, "change": change}.items() if v is not None}
     config = replace(config, tokenizer=replace(config.tokenizer, **parts))
+    if critic is not None:
+        config = replace(config, discriminator=replace(config.discriminator, kind=critic))
     if dry_run is not None:
         print(rehearsal.tokenizer_sizes(config).text())
         if dry_run == "step":
@@ -193,6 +199,7 @@ def pretrain(
     labels: Path,
     run: Path,
     recipe: str = "tiny",
+    policy_backbone: str | None = None,
     steps: int | None = None,
     seed: int | None = None,
     threads: int = 1,
@@ -208,6 +215,7 @@ def pretrain(
         labels: what `cyclemimic label` wrote.
         run: folder for weights, metrics and checkpoints.
         recipe: tiny, or package.module:function.
+        policy_backbone: prismatic, or package.module:Class; the recipe's unless given.
         steps: updates; the recipe's unless given.
         seed: initialisation and data order.
         threads: of one core each; final weights depend on it.
@@ -217,6 +225,8 @@ def pretrain(
         checkpoint_every_s: also write one after so many seconds.
     """
     config = the_recipe(recipe).pretrain
+    if policy_backbone is not None:
+        config = replace(config, network=replace(config.network, backbone_kind=policy_backbone))
     if steps is not None:
         config = replace(config, optim=replace(config.optim, steps=steps))
     if seed is not None:
@@ -248,6 +258,7 @@ def finetune(
     instruction_dropout: float = 0.0,
     hold_out: bool = False,
     recipe: str = "tiny",
+    policy_backbone: str | None = None,
     steps: int | None = None,
     learning_rate: float | None = None,
     seed: int | None = None,
@@ -259,20 +270,21 @@ def finetune(
     """Teach the policy a body's actions from a few demonstrations.
 
     Args:
-        source: demonstrations with actions, such as film:PATH.
+        source: demonstrations with actions, film:PATH or package.module:Class=PATH.
         run: folder for the policy, metrics and checkpoints.
         body: whose demonstrations; several bodies share one network.
         labels: latent actions of the demonstrations' video; without them plain behaviour cloning.
         init: a run of `cyclemimic pretrain`; without it all weights start at random.
         adaptation: lora trains adapters and the action head, full trains everything.
         per_skill: how many demonstrations of each skill.
-        skills: which skills; all unless named.
+        skills: which skills; all unless named. In other sources than films a skill is its sentence.
         head: act_query, latent, bins or package.module:Class; the recipe's unless given.
         extra_cameras: cameras that the policy sees beside the main one, such as wrist.
         proprioception: whether the policy sees the robot's state.
         instruction_dropout: share of moments that are shown without their sentence.
         hold_out: leave the held-out clips out, so that `evaluate --split held-out` can use them.
         recipe: tiny, or package.module:function.
+        policy_backbone: without `init`: prismatic, or package.module:Class; the recipe's unless given.
         steps: updates; the recipe's unless given.
         learning_rate: the recipe's unless given.
         seed: initialisation and data order.
@@ -281,6 +293,13 @@ def finetune(
         keep_last: how many checkpoints are kept.
         checkpoint_every_s: also write one after so many seconds.
     """
+    if policy_backbone is not None and init is not None:
+        raise InputError(
+            "--policy-backbone",
+            expected="none beside --init, which brings its own",
+            got=policy_backbone,
+            remedy="Leave one of them out.",
+        )
     config = replace(
         the_recipe(recipe).finetune,
         adaptation=adaptation,
@@ -291,6 +310,8 @@ def finetune(
     if head is not None:
         sizes = replace(config.network.head, kind=head)
         config = replace(config, network=replace(config.network, head=sizes))
+    if policy_backbone is not None:
+        config = replace(config, network=replace(config.network, backbone_kind=policy_backbone))
     if steps is not None:
         config = replace(config, optim=replace(config.optim, steps=steps))
     if learning_rate is not None:
@@ -319,6 +340,7 @@ def evaluate(
     judge: Path | None = None,
     split: Literal["validation", "test", "held-out"] = "held-out",
     without: Path | None = None,
+    suite: str | None = None,
     world: str = "arms",
     body: str | None = None,
     skills: tuple[str, ...] = (),
@@ -340,8 +362,9 @@ def evaluate(
         judge: for a tokenizer, folder of the independent judge; fitted on first use.
         split: for a policy and a source, which clips.
         without: for a policy and a source, another policy beside it, such as one without pre-training.
-        world: for a policy, where it acts.
-        body: for a policy, with which body.
+        suite: for a policy, a fixed set of tasks: arms, or package.module:Class; then neither world nor skills count.
+        world: for a policy, where it acts; a name, or package.module:Class.
+        body: for a policy, with which body; of a suite all of its bodies unless named.
         skills: for a policy, which skills; all unless named.
         episodes: for a policy, how many per skill.
         first_seed: for a policy, starts are drawn from this number on, and equal for equal numbers.
@@ -366,6 +389,16 @@ def evaluate(
             run, source, judge or run.parent / "judge", out or run, cache_root=cache, controls=controls
         )
         print(judging.quality_text(quality))
+        return
+    if suite is not None:
+        if skills or through_server or source is not None:
+            raise InputError(
+                "--suite",
+                expected="none of --skills, --through-server and --source beside it",
+                got="one of them",
+                remedy="A suite says itself what is done, and where.",
+            )
+        print(judging.run_suite(run, suite, episodes=episodes, body=body, show=show, out=out or run).text())
         return
     if source is not None:
         found = judging.run_open_loop(run, source, out=out or run, split=split, without=without, body=body)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from cyclemimic.errors import InputError, did_you_mean
 
@@ -36,4 +36,23 @@ def named(where: str, text: str, table: Mapping[str, T]) -> T:
             got=f"{text!r} ({error})",
             remedy="Check the spelling and PYTHONPATH.",
         ) from error
+    return found
+
+
+def meets(where: str, text: str, found: T, protocol: type[Any]) -> T:
+    """`found`, which `text` made, as something that has all that `protocol` asks for.
+
+    Raises:
+        InputError: it lacks something; says what.
+    """
+    methods = [name for name, value in vars(protocol).items() if not name.startswith("_") and callable(value)]
+    wanted = [*protocol.__annotations__, *methods]
+    lacks = [name for name in wanted if not hasattr(found, name)]
+    if lacks:
+        raise InputError(
+            where,
+            expected=f"something that makes a {protocol.__module__}.{protocol.__name__}",
+            got=f"{text} makes a {type(found).__name__} without {', '.join(lacks)}",
+            remedy="Give it what it lacks.",
+        )
     return found

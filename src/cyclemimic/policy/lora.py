@@ -13,16 +13,16 @@ from cyclemimic.policy.network import BACKBONE, VIEWS, PolicyNetwork
 from cyclemimic.randomness import entropy_for
 from cyclemimic.store.weights import load_tensors, save_tensors
 
-OUTPUT_LAYER = "lm_head"  # peft's own habit: the output layer keeps its weights
 HEAD = "head."
 
 
 def adapted_layers(network: PolicyNetwork) -> list[str]:
-    """Names of all linear and convolutional layers of the backbone, the output layer excepted."""
+    """Names of all linear and convolutional layers of the backbone, the output layer excepted, as is peft's habit."""
+    rows = {BACKBONE + name for name in network.latent.backbone.vocabulary_rows}
     return [
         name
         for name, module in network.named_modules()
-        if name.startswith(BACKBONE) and not name.endswith(OUTPUT_LAYER) and isinstance(module, nn.Linear | nn.Conv2d)
+        if name.startswith(BACKBONE) and f"{name}.weight" not in rows and isinstance(module, nn.Linear | nn.Conv2d)
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -40,9 +40,12 @@ from cyclemimic.evaluate.rollout import (
     evaluate_policy,
     with_instruction,
 )
+from cyclemimic.evaluate.suite import Suite, SuiteResult, evaluate_suite
+from cyclemimic.evaluate.suites.arms import ArmsSuite
 from cyclemimic.evaluate.summary import number as figure
 from cyclemimic.evaluate.transfer import measure_references
 from cyclemimic.evaluate.verdicts import verdict_lines, verdicts_on
+from cyclemimic.names import meets, named
 from cyclemimic.policy.network import read_spec
 from cyclemimic.policy.policy import LatentActionPolicy
 from cyclemimic.recipes.stations import HELD_OUT, SPLIT_SEED, WORLDS, cached, chosen, make_world, open_source
@@ -53,6 +56,8 @@ from cyclemimic.train.checkpoint import CONFIG_FILE
 from cyclemimic.train.stage1_tokenizer import tokenizer_facts
 from cyclemimic.types import Task, World
 from cyclemimic.worlds.arms import ArmsWorld
+
+SUITES: dict[str, Callable[[], Suite]] = {"arms": ArmsSuite}
 
 Show = Literal["as it is", "swapped", "black"]
 Split = Literal["held-out", "validation", "test"]
@@ -286,6 +291,22 @@ def run_rollouts(
         films_per_skill=1,
     )
     save_rollouts(out, f"rollouts-{show.replace(' ', '-')}", result)
+    return result
+
+
+def run_suite(
+    run: Path, name: str, *, episodes: int, body: str | None = None, show: Show = "as it is", out: Path
+) -> SuiteResult:
+    """A policy on a suite, by name or by `package.module:Class`; writes `suite-NAME.json` to `out`."""
+    suite: Suite = meets("--suite", name, named("--suite", name, SUITES)(), Suite)
+
+    def ours(acting: str) -> tuple[LatentActionPolicy, int]:
+        policy = policy_for(run, acting)
+        return policy, policy.chunk_steps
+
+    result = evaluate_suite(suite, ours, episodes=episodes, body=body, instruct=shown(show, suite.world()))
+    shows = "" if show == "as it is" else f"-{show}"
+    result.save(out / f"suite-{suite.name}{shows}.json")
     return result
 
 

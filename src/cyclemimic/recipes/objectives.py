@@ -47,15 +47,17 @@ def univla_stages(config: TokenizerTraining) -> tuple[TokenizerTraining, Tokeniz
 
 
 def with_backbone(config: TokenizerTraining, name: str) -> TokenizerTraining:
-    """The same training on a frozen backbone: that of a tokenizer's run, or a pretrained one by hub id or folder.
+    """The same training on a frozen backbone: that of a tokenizer's run, a pretrained one, or one from outside.
 
-    Frozen features of a pretrained backbone carry their own change; its patches seldom suit a stem over pixels.
+    A pretrained one is named by hub id or folder, one from outside by `package.module:Class`. Features of both carry
+    their own change; their patches seldom suit a stem over pixels.
     """
     run = Path(name)
     if (run / CONFIG).exists():
         found = TokenizerConfig.from_json(tokenizer_facts(run)["config"]).backbone
         return replace(config, tokenizer=replace(config.tokenizer, backbone=replace(found, trainable=False)))
-    backbone = BackboneConfig(kind="pretrained", name=name, trainable=False)
+    outside = ":" in name and not run.exists()
+    backbone = BackboneConfig(kind=name if outside else "pretrained", name="" if outside else name, trainable=False)
     return replace(config, tokenizer=replace(config.tokenizer, backbone=backbone, change="features"))
 
 

@@ -25,6 +25,7 @@ from cyclemimic.data.sources.folder import FolderSource
 from cyclemimic.data.true_actions import TrueActions
 from cyclemimic.data.writers.film import FilmReport, film
 from cyclemimic.errors import InputError, did_you_mean
+from cyclemimic.names import meets, named
 from cyclemimic.nn.words import WordHash
 from cyclemimic.policy.network import read_spec
 from cyclemimic.recipes.objectives import univla_stages, with_backbone
@@ -32,6 +33,7 @@ from cyclemimic.store.atomic import read_json, sha256_file, write_json
 from cyclemimic.store.flow_cache import FlowCache
 from cyclemimic.store.frame_cache import FrameCache
 from cyclemimic.store.label_store import LabelStore
+from cyclemimic.tokenizer.tokenizer import CONFIG as TOKENIZER
 from cyclemimic.tokenizer.tokenizer import WEIGHTS, LatentActionTokenizer
 from cyclemimic.train.checkpoint import CONFIG_FILE
 from cyclemimic.train.demonstrations import DemonstrationData, demonstration_data
@@ -60,20 +62,30 @@ SPLIT_SEED = 0
 
 
 def open_source(text: str) -> Source:
-    """`folder:PATH` (video without actions), `film:PATH` (what `film` wrote), or a bare PATH, read as a folder."""
+    """The source that `text` names.
+
+    `folder:PATH` (video without actions), `film:PATH` (what `film` wrote), or a bare PATH, read as a folder. One from
+    outside is `package.module:Class=PATH`; the class is called with PATH.
+    """
     kind, colon, path = text.partition(":")
     if not colon:
         kind, path = "folder", text
-    if kind not in SOURCES:
-        raise InputError("--source", expected="KIND:PATH", got=repr(text), remedy=did_you_mean(kind, SOURCES))
-    return SOURCES[kind](path)
+    if kind in SOURCES:
+        return SOURCES[kind](path)
+    outside, equals, argument = text.partition("=")
+    if not equals:
+        raise InputError(
+            "--source",
+            expected="KIND:PATH or package.module:Class=PATH",
+            got=repr(text),
+            remedy=did_you_mean(kind, SOURCES),
+        )
+    return meets("--source", outside, named("--source", outside, SOURCES)(argument), Source)
 
 
 def make_world(name: str) -> World:
-    """A fresh world by name."""
-    if name not in WORLDS:
-        raise InputError("world", expected="a known world", got=repr(name), remedy=did_you_mean(name, WORLDS))
-    return WORLDS[name]()
+    """A fresh world by name, or by `package.module:Class`."""
+    return meets("world", name, named("world", name, WORLDS)(), World)
 
 
 def chosen(what: str, wanted: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
@@ -166,7 +178,8 @@ def run_tokenizer(
     """
     if backbone is not None:
         config = with_backbone(config, backbone)
-    frozen_from = None if backbone is None or config.tokenizer.backbone.kind == "pretrained" else Path(backbone)
+    taken = backbone is not None and config.tokenizer.backbone.kind != "pretrained"
+    frozen_from = Path(backbone) if backbone is not None and taken and (Path(backbone) / TOKENIZER).exists() else None
     if config.objective.objective == "univla" and not config.tokenizer.words and not config.tokenizer.given_tokens:
         first, config = univla_stages(config)
         if trunk is None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cyclemimic.errors import InputError, did_you_mean
-from cyclemimic.names import named
+from cyclemimic.names import meets, named
 from cyclemimic.robot.client import PolicyClient
 from cyclemimic.robot.control_loop import ControlLoop, DrivenEpisode, LoopConfig, LoopReport, StoppedError
 from cyclemimic.robot.robot import ROBOTS, Robot
@@ -185,17 +185,7 @@ def _drive(given: argparse.Namespace) -> Drive:
 
 
 def _robot(name: str) -> Robot:
-    robot: object = named("ROBOT", name, ROBOTS)()
-    if not isinstance(robot, Robot):
-        wanted = [*Robot.__annotations__, *(m for m in vars(Robot) if not m.startswith("_"))]
-        lacks = [m for m in wanted if not hasattr(robot, m)]
-        raise InputError(
-            "ROBOT",
-            expected="something that makes a cyclemimic.robot.robot.Robot",
-            got=f"{name} makes a {type(robot).__name__} without {', '.join(lacks)}",
-            remedy="Give it what it lacks.",
-        )
-    return robot
+    return meets("ROBOT", name, named("ROBOT", name, ROBOTS)(), Robot)
 
 
 def _steps(words: Sequence[str]) -> dict[str, float]:
