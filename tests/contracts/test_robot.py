@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from cyclemimic_example.robot import PlateRobot
 
 from cyclemimic.errors import InputError
 from cyclemimic.robot.robot import ROBOTS, Robot
@@ -15,6 +16,7 @@ MADE = {
     **{name: (make, {"arms": "arm6"}[name]) for name, make in ROBOTS.items()},
     "drawn": (lambda: SimulatedRobot(DrawnWorld(23)), None),
     "fake": (Rail, "rail"),
+    "example": (PlateRobot, "red"),
 }
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from cyclemimic_example.source import NpzSource
 from PIL import Image
 
 from cyclemimic.data.sources.film import FilmSource
@@ -35,6 +36,20 @@ def film_source(root):
     return FilmSource(root)
 
 
+def npz_source(root):
+    root.mkdir()
+    clips = []
+    for i, body in enumerate(("red", "red", "blue")):
+        frames = moving_square(4, start=i)
+        np.savez(
+            root / f"{i}.npz", frames=frames, actions=np.zeros((3, 2), np.float32), proprioception=np.zeros((4, 2))
+        )
+        facts = {"name": f"{i}.npz", "embodiment": body, "fps": 5.0, "num_frames": 4}
+        clips.append({**facts, "instruction": "cover the ring"})
+    (root / "clips.json").write_text(json.dumps(clips))
+    return NpzSource(root)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Kind:
     """A source under test: `make(folder)` fills the folder and opens it, `file_of(source, clip)` is what to damage."""
@@ -47,6 +62,7 @@ class Kind:
 SOURCES = {
     "folder": Kind(make=folder_source, file_of=lambda source, clip: source.path / clip.name),
     "film": Kind(make=film_source, file_of=lambda source, clip: source.path / "video" / clip.name),
+    "example": Kind(make=npz_source, file_of=lambda source, clip: source.path / clip.name),
 }
 
 
