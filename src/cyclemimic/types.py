@@ -262,7 +262,10 @@ class Episode:
         where = f"episode {self.info.name!r}"
         check_picture(self.frames, f"{where}, field frames", ndim=4)
         self._check_cameras(where)
+        self._check_actions(where)
         self._check_proprioception(where)
+
+    def _check_actions(self, where: str) -> None:
         if self.actions is None:
             return
         if len(self.actions) != len(self.frames) - 1:

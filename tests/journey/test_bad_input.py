@@ -2,7 +2,6 @@
 
 import io
 import shutil
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,15 +10,8 @@ from cyclemimic.cli import main
 from cyclemimic.data.video import write_video
 from cyclemimic.store.atomic import read_json, write_json
 from tests.journey.conftest import RECIPE
-from tests.journey.small import BODIES, SKILLS, hashes, recipe
+from tests.journey.small import BODIES, SKILLS, hashes
 from tests.unit.data_small import moving_square, video_folder
-
-
-def other_recipe():
-    """As `recipe`, but the policy looks at pictures of another size."""
-    found = recipe()
-    network = replace(found.pretrain.network, backbone=replace(found.pretrain.network.backbone, image_px=32))
-    return replace(found, finetune=replace(found.finetune, network=network))
 
 
 def no_recipe():
@@ -242,12 +234,6 @@ def test_demonstrations_that_are_not_there(refused, labelled, tmp_path):
     said = message(refused(*finetune_words(film, tmp_path, "--per-skill", 3, "--skills", "reach", "push_lef")))
     assert "Did you mean 'push_left'?" in said
     assert not (tmp_path / "run").exists()
-
-
-def test_demonstrations_of_another_picture_size(refused, labelled, tmp_path):
-    words = finetune_words(labelled / "demonstrations", tmp_path, "--per-skill", 3)
-    said = message(refused(*words, "--recipe", "tests.journey.test_bad_input:other_recipe"))
-    assert "pictures of 32 x 32 px" in said and "(64, 64)" in said
 
 
 def test_a_run_folder_that_is_something_else(refused, journey, tmp_path):

@@ -281,6 +281,18 @@ def test_the_second_stage_decodes_both_sets_and_speaks_of_its_own():
     torch.testing.assert_close(second.decode(now, latent.vectors).scene.signal, unknown)
 
 
+def test_critics_judge_what_the_second_stage_makes_of_both_sets():
+    _, second = second_stage()
+    learnt(second.decoder)
+    batch, shape = small_batch(), CriticShape(size_px=SIZE_PX, feature_width=24, grid=(4, 4))
+    critic = Discriminator(DiscriminatorConfig(width=16, blocks=1, heads=2), shape)
+    config = ObjectiveConfig(cycle=Ramp(weight=0.5, start=1.0), realism=ON)
+    terms = tokenizer_terms(second, critic, small_buffer(), batch, config, 0.0, seed())
+    latent, now = terms.latent, second.see(batch.now[::4])
+    made = second.decode(now, latent.vectors[::4], given=latent.given[::4]).scene
+    torch.testing.assert_close(terms.judged.fake.signal, made.signal)
+
+
 def test_the_second_stage_survives_a_round_trip(tmp_path):
     _, second = second_stage()
     second.save(tmp_path)

@@ -41,8 +41,9 @@ def start(folder: Path, *jobs: str) -> subprocess.CompletedProcess[str]:
 def losses(folder: Path) -> None:
     """Five steps of pre-training and of fine-tuning from stores in `folder`, in both precisions; their mean losses."""
     # Imported here alone: the other jobs need none of it.
+    from cyclemimic.train.demonstrations import demonstration_data
     from cyclemimic.train.stage2_pretrain import PretrainStage, pretrain_data
-    from cyclemimic.train.stage3_finetune import FinetuneStage, demonstration_data
+    from cyclemimic.train.stage3_finetune import FinetuneStage
     from tests.unit import test_stage23 as small
 
     cache, labels = small.FrameCache.open(folder / "cache"), small.LabelStore.open(folder / "labels")
@@ -73,11 +74,9 @@ def in_double(stage) -> None:
     stage.trainee = type(trainee)(trainee.network.double(), trainee.config)
     observe = stage._sentences.observe
     stage._sentences.observe = lambda *a, **k: _double(observe(*a, **k))
-    for name in ("_actions", "_state", "_ends"):
-        if getattr(stage, name, None) is not None:
-            setattr(stage, name, getattr(stage, name).double())
-    if hasattr(stage.data, "ends"):
-        stage.data = dataclasses.replace(stage.data, ends=stage.data.ends.astype(np.float64))
+    numbers = {name: getattr(stage.data, name, None) for name in ("actions", "state", "ends")}
+    doubled = {name: value.astype(np.float64) for name, value in numbers.items() if value is not None}
+    stage.data = dataclasses.replace(stage.data, **doubled)
 
 
 def _double(batch):

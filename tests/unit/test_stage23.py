@@ -242,7 +242,7 @@ def test_both_stages_leave_evidence_where_a_loss_is_not_finite(cache, labels, tm
         if kind == "pretrain":
             stage.data = dataclasses.replace(stage.data, ends=stage.data.ends * np.nan)
         else:
-            stage._actions = stage._actions * torch.inf
+            stage.data = dataclasses.replace(stage.data, actions=stage.data.actions * np.inf)
         said = rf"step 0: the loss is not finite \(non-finite terms: {term}\).*the batch itself is not finite"
         with pytest.raises(NotFiniteError, match=said):
             train(

@@ -16,7 +16,8 @@ from tests.paper.small import FROZEN, small_config
 from tests.unit.test_stage1 import AC3, EVERY_TERM, Pairs, stage
 
 BATCH, STEPS = 8, 5  # a share of each process that is a multiple of four
-PER_PROCESS = "reconstruction_shuffled"  # deals codes out within the rows of a process
+# The first deals codes out within the rows of a process, the second is a time.
+PER_PROCESS = ("reconstruction_shuffled", "data_wait_s")
 FEATURES = {"decoder": "feature", "change": "features", "backbone": FROZEN}
 LEVERS = dataclasses.replace(AC3.ac3, trim=0.3, other_body=True, inverse_frequency=True)
 KINDS = {
@@ -78,7 +79,7 @@ def steps(kind, precision):
     for step in range(STEPS):
         for name, value in one.step(step).items():
             figure = value.detach().double()
-            found[f"figure.{step}.{name}"] = figure if name == PER_PROCESS else collectives.global_mean(figure)
+            found[f"figure.{step}.{name}"] = figure if name in PER_PROCESS else collectives.global_mean(figure)
     return found | {f"state.{k}": v.detach().clone() for k, v in one.state().items()}
 
 

@@ -192,9 +192,11 @@ def number_of(raw: bytes) -> int | None:
 def _read_hello(read: _Fields) -> Hello:
     space = read.fields("action_space")
     axes = tuple(_read_axis(axis) for axis in space.rows("axes", MAX_AXES))
-    action_space = ActionSpace(name=space.text("name"), axes=axes, rate_hz=space.number("rate_hz"))
-    if not 0 < action_space.rate_hz < math.inf:
-        _wrong(f"{space.where}.rate_hz", "more than 0 Hz", str(action_space.rate_hz))
+    rate_hz = space.number("rate_hz")
+    if not 0 < rate_hz < math.inf:
+        _wrong(f"{space.where}.rate_hz", "more than 0 Hz", str(rate_hz))
+    words: dict[str, Any] = {word: space.text(word) for word in ("name", "kind")}
+    action_space = ActionSpace(axes=axes, rate_hz=rate_hz, **words)
     space.end()
     cameras = []
     for row in read.rows("cameras", MAX_CAMERAS):

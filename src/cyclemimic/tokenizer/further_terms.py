@@ -21,7 +21,7 @@ from cyclemimic.nn.vision import coordinates
 from cyclemimic.tokenizer.ac3 import AC3Config, Cycle, cycle_loss, scale_gradient
 from cyclemimic.tokenizer.decoders import Decoded
 from cyclemimic.tokenizer.encoder import NowStream
-from cyclemimic.tokenizer.quantizer import VectorQuantizer
+from cyclemimic.tokenizer.quantizer import whitened
 from cyclemimic.tokenizer.tokenizer import LatentActionTokenizer
 
 MOVING = 0.1  # change of a pixel's value that counts as motion in full
@@ -103,10 +103,10 @@ class Origin(nn.Module):
         super().__init__()
         self.place = nn.Parameter(torch.zeros(num_tokens, code_width))
 
-    def forward(self, said: Tensor, like: Tensor, given_tokens: int) -> Tensor:
-        """What `read` gave, [B, G + L, D], as vectors [B, L, D] that can be added; `like` sets the scale."""
-        whitened = VectorQuantizer.whitened(said[:, given_tokens:], like[:, given_tokens:])
-        return whitened - self.place
+    def forward(self, said: Tensor, like: Tensor) -> Tensor:
+        """What `read` gave, [B, G + L, D], as vectors [B, L, D] that can be added; in the scale of the batch `like`."""
+        own = slice(-len(self.place), None)  # tokens of an earlier stage stand in front
+        return whitened(said[:, own], like[:, own]) - self.place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +145,7 @@ def composition_loss(
     """
     onward = tokenizer.read(tokenizer.watch(later, words), later, latest, words)
     whole = tokenizer.read(stream, now, latest, words)
-    first, second, both = (origin(x, said, tokenizer.config.given_tokens) for x in (said, onward, whole))
+    first, second, both = (origin(x, said) for x in (said, onward, whole))
     return _ratio((first + second - both).square().mean(), both.square().mean())
 
 
@@ -158,9 +158,8 @@ def reversal_loss(
     words: Tensor | None = None,
 ) -> Tensor:
     """||z(a, b) + z(b, a)||^2 before quantisation, as a ratio to ||z(a, b)||^2 (ALAM)."""
-    given = tokenizer.config.given_tokens
-    back = origin(tokenizer.read(tokenizer.watch(later, words), later, now, words), said, given)
-    forth = origin(said, said, given)
+    back = origin(tokenizer.read(tokenizer.watch(later, words), later, now, words), said)
+    forth = origin(said, said)
     return _ratio((forth + back).square().mean(), forth.square().mean())
 
 

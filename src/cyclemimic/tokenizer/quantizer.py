@@ -75,23 +75,11 @@ class VectorQuantizer(nn.Module):
         raw = at_least_float(raw)  # statistics and distances stay in fp32 under autocast
         mean, variance = self.mean, self.variance
         if batch_statistics:
-            mean = global_mean(raw.mean(0))
-            variance = global_mean((raw - mean).square().mean(0))
+            mean, variance = batch_statistics_of(raw)
             with torch.no_grad():  # the running statistics are a memory, nobody's gradient
                 self.mean.lerp_(mean, self.config.statistics_momentum)
                 self.variance.lerp_(variance, self.config.statistics_momentum)
         return F.normalize((raw - mean) * torch.rsqrt(variance + 1e-5), dim=-1)
-
-    @staticmethod
-    def whitened(raw: Tensor, like: Tensor) -> Tensor:
-        """`raw` [B, L, D] by the mean and deviation of the batch `like`, not on the sphere: sums mean something.
-
-        Of the batch, for the running statistics lag behind an encoder that learns fast by several deviations.
-        """
-        like = at_least_float(like.detach())  # the scale teaches nobody
-        mean = global_mean(like.mean(0))
-        variance = global_mean((like - mean).square().mean(0))
-        return (at_least_float(raw) - mean) * torch.rsqrt(variance + 1e-5)
 
     def distances(self, embedding: Tensor) -> Tensor:
         """d(z^e, e_k), Euclidean: [B, L, D] -> [B, L, K]. The codebook gets no gradient from distances."""
@@ -162,6 +150,22 @@ def entropy_loss(latent: LatentBatch, quantizer: VectorQuantizer, temperature: f
     probability = global_mean(torch.softmax(-quantizer.distances(latent.embedding) / temperature, dim=-1).mean(0))
     entropy = -(probability * (probability + 1e-9).log()).sum(-1)
     return 1 - entropy.mean() / math.log(quantizer.config.num_codes)
+
+
+def batch_statistics_of(raw: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance [L, D] of `raw` [B, L, D] over the batch of all processes; they carry its gradient."""
+    mean = global_mean(raw.mean(0))
+    return mean, global_mean((raw - mean).square().mean(0))
+
+
+def whitened(raw: Tensor, like: Tensor) -> Tensor:
+    """`raw` [B, L, D] by the mean and deviation of the batch `like`, not on the sphere: sums mean something.
+
+    The statistics carry a gradient: no term gains by making all of E's output small.
+    """
+    mean, variance = batch_statistics_of(at_least_float(like))
+    # Hardly any floor, unlike on the sphere: below one it would pay to be small.
+    return (at_least_float(raw) - mean) * torch.rsqrt(variance + 1e-8)
 
 
 def at_least_float(x: Tensor) -> Tensor:

@@ -206,9 +206,10 @@ class TokenizerStage:
         figures: dict[str, Tensor] = dict(terms.losses)
         if (step + 1) % config.gradient_norms_every == 0 or step + 1 == config.steps:
             figures |= gradient_norms(self.tokenizer, terms)
-            figures["reconstruction_shuffled"] = self._with_other_codes(batch, terms.latent)
-            if terms.cycle is not None:
-                figures["cycle_accuracy_clean"] = self._read_clean(terms.cycle)
+            with self._autocast():  # o_c was seen under it
+                figures["reconstruction_shuffled"] = self._with_other_codes(batch, terms.latent)
+                if terms.cycle is not None:
+                    figures["cycle_accuracy_clean"] = self._read_clean(terms.cycle)
 
         rate = warm_cosine(step, steps=config.steps, warmup=config.warmup, final=config.final_learning_rate)
         set_learning_rate(self.optimizer, config.learning_rate * rate)
