@@ -16,7 +16,12 @@ WORLDS = {
     "drawn": lambda: DrawnWorld(23),
     "example": PlateWorld,
 }
-TABLES = [name for name in WORLDS if name != "example"]  # worlds of cubes or discs, that are reached and pushed
+TABLES = (
+    "arms",
+    "arms-distractor",
+    "arms-moving-camera",
+    "drawn",
+)  # worlds of cubes or discs, that are reached and pushed
 
 
 @pytest.fixture(params=WORLDS)

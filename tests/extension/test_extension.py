@@ -157,3 +157,50 @@ def test_drive_the_outside_robot_by_a_served_policy(journey, monkeypatch):
     assert ended.value.code == 0
     found = read_json(out)
     assert len(found["episodes"]) == 2 and found["stopped"] is None and found["loop"]["holds"] == 0
+
+
+OUTSIDE = "cyclemimic_example"
+MISTAKES = {
+    "source": (("data", "check", f"{OUTSIDE}.source:NpzSource"), "package.module:Class=PATH"),
+    "source class": (("data", "check", f"{OUTSIDE}.source:Npz=x"), "Check the spelling and PYTHONPATH"),
+    "another kind": (
+        ("film", f"{OUTSIDE}.robot:PlateRobot", "--out", "x"),
+        "makes a PlateRobot without bodies, camera",
+    ),
+    "critic": (("tokenizer", "--critic", "local-globl"), "Did you mean 'local-global'"),
+    "decoder": (("tokenizer", "--decoder", f"{OUTSIDE}.decoder:ShiftDecodr"), "importable"),
+    "backbone": (("tokenizer", "--backbone", f"{OUTSIDE}.feature:CosineFeatures"), "No module named"),
+    "policy backbone": (("pretrain", "--policy-backbone", "prismatik"), "Did you mean 'prismatic'"),
+    "head": (("finetune", "--head", f"{OUTSIDE}.head:Linear"), "importable"),
+    "two backbones": (("finetune", "--init", "x", "--policy-backbone", "prismatic"), "beside --init"),
+    "suite": (("evaluate", "--suite", "army"), "Did you mean 'arms'"),
+    "suite class": (("evaluate", "--suite", f"{OUTSIDE}.world:PlateWorld"), "without references, world, tasks"),
+    "suite and skills": (("evaluate", "--suite", "arms", "--skills", "reach"), "none of --skills"),
+    "body of a suite": (("evaluate", "--suite", f"{OUTSIDE}.suite:PlateSuite", "--body", "rad"), "Did you mean 'red'"),
+}
+
+
+@pytest.mark.parametrize("what", MISTAKES)
+def test_a_mistake_in_a_name_is_one_message_and_leaves_nothing(journey, tmp_path, capsys, what):
+    (verb, *words), says = MISTAKES[what]
+    source = f"cyclemimic_example.source:NpzSource={journey / 'episodes'}"
+    new, cache = ("--run", tmp_path / "run", *RECIPE), ("--cache", journey / "cache")
+    whole = {
+        "tokenizer": ("--source", source, *new, *cache),
+        "pretrain": ("--source", source, "--labels", journey / "labels", *new, *cache),
+        "finetune": ("--source", source, "--body", "red", "--per-skill", 4, *new),
+        "evaluate": (journey / "policy",),
+    }
+    with pytest.raises(SystemExit) as ended:
+        run(verb, *words, *whole.get(verb, ()))
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and says in said and "Traceback" not in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_pre_training_too(journey, tmp_path):
+    source = f"cyclemimic_example.source:NpzSource={journey / 'episodes'}"
+    parts = ("--policy-backbone", f"{OUTSIDE}.backbone:RecurrentBackbone", "--head", f"{OUTSIDE}.head:LinearHead")
+    words = ("--run", tmp_path / "run", "--body", "blue", "--per-skill", 2, "--adaptation", "full")
+    run("finetune", "--source", source, *words, *parts, *RECIPE)
+    assert read_spec(tmp_path / "run").config.backbone_kind == parts[1]

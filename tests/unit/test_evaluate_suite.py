@@ -66,6 +66,24 @@ def test_rows_of_families_and_of_all():
     assert rows[ALL].low < 8 / 12 < rows[ALL].high
 
 
+def test_a_body_that_the_policy_does_not_know_is_told_before_anything_is_run():
+    made = []
+
+    class Watched(ToySuite):
+        def world(self):
+            made.append(1)
+            return super().world()
+
+    def policy_for(body):
+        if body == "big":
+            raise InputError("embodiment", expected="small", got=body, remedy="Name it.")
+        return Steady(), 2
+
+    with pytest.raises(InputError, match="embodiment"):
+        evaluate_suite(Watched(), policy_for, episodes=1)
+    assert not made
+
+
 def test_one_body_alone_has_no_row_of_all():
     result, asked = ran(body="big")
     assert list(result.rows()) == ["big bodies"] and asked == ["big"]
@@ -103,7 +121,8 @@ def test_results_on_disk(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("more", "says"), [({"body": "bigg"}, "body of 'toy'"), ({"episodes": 0}, "--episodes: expected 1 or more")]
+    ("more", "says"),
+    [({"body": "bigg"}, "body of 'toy'.*Did you mean 'big'"), ({"episodes": 0}, "--episodes: expected 1 or more")],
 )
 def test_what_cannot_be_run_is_refused(more, says):
     with pytest.raises(InputError, match=says):
