@@ -21,7 +21,7 @@ TABLES = (
     "arms-distractor",
     "arms-moving-camera",
     "drawn",
-)  # worlds of cubes or discs, that are reached and pushed
+)  # where cubes or discs are pushed
 
 
 @pytest.fixture(params=WORLDS)
