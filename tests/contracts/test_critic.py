@@ -36,10 +36,18 @@ def accepts(name, shape):
     return True
 
 
-@pytest.fixture(params=[(name, shape) for name in CRITICS for shape in (FRAMES, PATCHES) if accepts(name, shape)])
+CASES = {
+    f"{name}, {what}": (name, shape)
+    for name in CRITICS
+    for what, shape in (("frames", FRAMES), ("features", PATCHES))
+    if accepts(name, shape)
+}
+
+
+@pytest.fixture(params=CASES)
 def judged(request):
     """A critic, and what makes scenes for it: frames, and features where it does not refuse these."""
-    name, shape = request.param
+    name, shape = CASES[request.param]
     torch.manual_seed(0)
     return CRITICS[name](shape).train(), (frames if shape is FRAMES else features)
 
