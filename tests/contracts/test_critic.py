@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from cyclemimic_example.critic import EdgeCritic
 
 from cyclemimic.errors import InputError
 from cyclemimic.nn.batches import Features, Scene
@@ -13,6 +12,7 @@ from cyclemimic.tokenizer.discriminator import (
     discriminator_loss,
     realism_loss,
 )
+from cyclemimic_example.critic import EdgeCritic
 
 BATCH, PX, FEATURES, GRID = 5, 16, 11, (4, 4)
 FRAMES, PATCHES = CriticShape(size_px=PX), CriticShape(size_px=PX, feature_width=FEATURES, grid=GRID)

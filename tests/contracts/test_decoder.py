@@ -4,7 +4,6 @@ import dataclasses
 
 import pytest
 import torch
-from cyclemimic_example.decoder import ShiftDecoder
 
 from cyclemimic.errors import InputError
 from cyclemimic.nn.batches import Features, Scene
@@ -17,6 +16,7 @@ from cyclemimic.tokenizer.decoders import (
     PixelDecoder,
     PixelDecoderConfig,
 )
+from cyclemimic_example.decoder import ShiftDecoder
 
 BATCH, PX, TOKENS, CODE, FEATURES, GRID = 5, 16, 3, 7, 11, (4, 4)
 SHAPE = DecoderShape(num_tokens=TOKENS, code_width=CODE, size_px=PX, feature_width=FEATURES, grid=GRID)

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from cyclemimic_example.features import CosineFeatures
 
 from cyclemimic.nn.pretrained import PretrainedBackbone
 from cyclemimic.nn.vision import BackboneConfig, ConvStem
 from cyclemimic.nn.vit_families import FAMILIES, Architecture, VitSize
+from cyclemimic_example.features import CosineFeatures
 
 NATIVE_PX = 28
 VIT = VitSize(width=36, layers=3, heads=3, mlp_width=72, patch_px=7)

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from cyclemimic_example.robot import PlateRobot
 
 from cyclemimic.errors import InputError
 from cyclemimic.robot.robot import ROBOTS, Robot
 from cyclemimic.robot.simulated import SimulatedRobot
 from cyclemimic.types import Task
 from cyclemimic.worlds.drawn import DrawnWorld
+from cyclemimic_example.robot import PlateRobot
 from tests.robots import Rail
 
 # name -> (how it is made, a body of it)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from cyclemimic_example.source import NpzSource
 from PIL import Image
 
 from cyclemimic.data.sources.film import FilmSource
@@ -18,6 +17,7 @@ from cyclemimic.data.sources.folder import FolderSource
 from cyclemimic.data.writers.film import film
 from cyclemimic.errors import InputError
 from cyclemimic.types import ClipInfo, Source, Task
+from cyclemimic_example.source import NpzSource
 from tests.unit.data_small import SPACE, ToyWorld, moving_square, video_folder
 
 TASKS = [Task(body=b, skill="right", seed=s) for b in ("small", "big") for s in (10, 2)]

@@ -3,11 +3,11 @@
 import re
 
 import pytest
-from cyclemimic_example.suite import PlateSuite
 
 from cyclemimic.evaluate.suite import ALL, ReferenceRow, Suite
 from cyclemimic.recipes.judging import SUITES
 from cyclemimic.types import World
+from cyclemimic_example.suite import PlateSuite
 
 MADE = {**SUITES, "example": PlateSuite}
 

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from cyclemimic_example.world import PlateWorld
 
 from cyclemimic.errors import InputError
 from cyclemimic.types import Task, World
 from cyclemimic.worlds.arms import ArmsWorld
 from cyclemimic.worlds.drawn import DrawnWorld
+from cyclemimic_example.world import PlateWorld
 
 WORLDS = {
     "arms": lambda: ArmsWorld(23),

@@ -5,12 +5,13 @@ import io
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from cyclemimic_example.world import PlateWorld
 
 from cyclemimic.cli import main
 from cyclemimic.policy.network import read_network, read_spec
@@ -22,6 +23,7 @@ from cyclemimic.store.label_store import LabelStore
 from cyclemimic.tokenizer.tokenizer import LatentActionTokenizer
 from cyclemimic.train.loop import read_metrics
 from cyclemimic.types import Task
+from cyclemimic_example.world import PlateWorld
 
 HERE = Path(__file__).parent
 FILES = sorted(p for p in (HERE / "cyclemimic_example").glob("*.py") if p.name != "__init__.py")
@@ -40,6 +42,13 @@ def test_there_is_one_of_each_and_none_leans_on_the_tests():
     for path in FILES:
         modules = re.findall(r"^\s*(?:from|import) ([\w.]+)", path.read_text(), re.MULTILINE)
         assert not [m for m in modules if m.partition(".")[0] == "tests" or "._" in m], path.name
+
+
+@pytest.mark.parametrize("module", ["world", "robot"])
+def test_a_robot_and_its_world_need_no_torch(module):
+    code = f"import sys, cyclemimic_example.{module}; sys.exit('torch' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in [str(HERE), *sys.path] if p)}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
 
 
 def run(verb, *words):
@@ -149,8 +158,7 @@ def test_evaluate_in_the_outside_world_and_on_the_outside_suite(journey):
 
 
 def test_drive_the_outside_robot_by_a_served_policy(journey, monkeypatch):
-    paths = [str(HERE), os.environ.get("PYTHONPATH", "")]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(p for p in paths if p))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")])))
     out = journey / "driven.json"
     with served(journey / "policy") as address, pytest.raises(SystemExit) as ended:
         run("drive", "cyclemimic_example.robot:PlateRobot", "--server", address, "--episodes", 2, "--out", out)
