@@ -6,7 +6,10 @@ from cyclemimic.errors import InputError
 from cyclemimic.serve.wire import Hello
 from cyclemimic.types import ActionChunk, ActionSpace, Axis, CameraSpec, Observation
 
-AXES = (Axis(name="x", unit="m", low=-1.0, high=1.0), Axis(name="grip", unit="fraction", low=0.0, high=1.0))
+AXES = (
+    Axis(name="x", unit="m", low=-1.0, high=1.0, kind="delta"),
+    Axis(name="grip", unit="fraction", low=0.0, high=1.0),
+)
 SPACE = ActionSpace(name="rail", axes=AXES, rate_hz=50.0)
 CAMERA = CameraSpec(name="eye", height_px=3, width_px=5)
 HELLO = Hello(policy="walker", identity="0" * 64, action_space=SPACE, cameras=(CAMERA,), chunk_steps=4)

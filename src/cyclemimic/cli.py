@@ -449,6 +449,7 @@ def serve(
     policy: tyro.conf.Positional[Path],
     host: str = "127.0.0.1",
     port: int = 8000,
+    body: str | None = None,
     threads: int = 1,
     device: str = "cpu",
 ) -> None:
@@ -458,11 +459,12 @@ def serve(
         policy: a run of `cyclemimic finetune`.
         host: where to listen. There is no password: other machines only in a network that you trust.
         port: 0 takes any free one; the address is printed.
+        body: which, of a policy that knows several.
         threads: of one core each.
         device: cpu, cuda, cuda:1 ...
     """
     use_threads(threads)
-    remote.serve_policy(policy, host=host, port=port, device=device)
+    remote.serve_policy(policy, host=host, port=port, device=device, body=body)
 
 
 def drive() -> None:

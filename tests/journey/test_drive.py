@@ -175,7 +175,7 @@ def test_a_robot_of_ones_own_is_driven(ended, tmp_path):
     out = tmp_path / "told.json"
     with serving(Walker(), HELLO) as address:
         words = ("--episodes", 2, "--skills", "go", "--out", out, "--overlap-steps", 1, "--blend", 1)
-        code, said, _ = ended("tests.robots:Rail", "--server", address, *words, "--absolute-axes", "grip")
+        code, said, _ = ended("tests.robots:Rail", "--server", address, *words)
     assert code == 0 and "go               2 of 2 solved" in said
     found = read_json(out)
     assert [row["steps"] for row in found["episodes"]] == [6, 6] and found["episodes"][0]["body"] == "rail"

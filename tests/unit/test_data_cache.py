@@ -5,9 +5,9 @@ import pytest
 
 from cyclemimic.data import cache as cache_module
 from cyclemimic.data.cache import build_cache, source_hash
-from cyclemimic.data.resize import resize_square
 from cyclemimic.data.sources.folder import FolderSource
 from cyclemimic.data.video import read_video, write_video
+from cyclemimic.embodiment.resize import resize_square
 from cyclemimic.errors import InputError
 from cyclemimic.store.atomic import alone_in
 from cyclemimic.store.frame_cache import FrameCache

@@ -78,7 +78,7 @@ def test_equal_runs_are_equal(driven):
     for _ in range(2):
         robot, policy = Rail(until=20.0), Walker()
         policy.actions = lambda seen: np.random.default_rng(int(seen.images["eye"][0, 0, 0])).random((4, 2), "f4")
-        driven(policy, robot, overlap_steps=1, play_steps=2, blend=2.0, absolute_axes=("grip",), max_step={"x": 0.7})
+        driven(policy, robot, overlap_steps=1, play_steps=2, blend=2.0, max_step={"x": 0.7})
         told.append(np.stack(robot.told))
     assert np.array_equal(*told)
 
@@ -86,7 +86,7 @@ def test_equal_runs_are_equal(driven):
 def test_limits_of_axes_and_of_steps_are_kept_and_counted(driven):
     robot, policy = Rail(until=3.0), Walker(go=2.5)
     policy.actions = lambda seen: np.array([[2.5, 0.5], [2.5, 2.0], [0.25, 0.0], [2.5, 0.0]], np.float32)
-    _, report = driven(policy, robot, max_step={"grip": 0.25}, absolute_axes=("grip",))
+    _, report = driven(policy, robot, max_step={"grip": 0.25})
     # x is a change and kept within 1; the grip is a target that may move a quarter, from wherever it begins.
     assert [a.tolist() for a in robot.told] == [[1, 0.5], [1, 0.75], [0.25, 0.5], [1, 0.25]]
     assert report.clips == {"x": 3, "grip": 3} and "clipped: x 3, grip 3" in report.text()
@@ -223,7 +223,7 @@ def test_blended_chunks_that_agree_are_the_plain_ones(driven):
     for blend in (None, 1.0):
         robot, policy = Rail(until=1e9), Walker()
         policy.actions = lambda seen: way[(at := int(seen.images["eye"][0, 0, 0])) : at + 4]
-        driven(policy, robot, play_steps=2, blend=blend, absolute_axes=("grip",), max_steps=24)
+        driven(policy, robot, play_steps=2, blend=blend, max_steps=24)
         told.append(np.stack(robot.told))
     np.testing.assert_allclose(told[0], told[1], atol=1e-6)
 
@@ -291,7 +291,6 @@ def test_the_rate_is_held_by_the_clock(driven):
         ({"deadline_s": float("nan")}, "--deadline-ms"),
         ({"max_step": {"xx": 1.0}}, "--max-step.*'xx'"),
         ({"max_step": {"x": 0.0}}, "--max-step"),
-        ({"absolute_axes": ("gripp",)}, "--absolute-axes.*Did you mean 'grip'"),
         ({"blend": -1.0}, "--blend"),
     ],
 )

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from cyclemimic.data.resize import Fit, resampler_name, resize_square
+from cyclemimic.embodiment.resize import Fit, resampler_name, resize_square
 from cyclemimic.errors import InputError
 from cyclemimic.store.atomic import alone_in, sha256_json
 from cyclemimic.store.frame_cache import INDEX, CacheRecipe, FrameCache, FrameCacheWriter, SkippedClip

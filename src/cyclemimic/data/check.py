@@ -10,8 +10,8 @@ import numpy as np
 
 from cyclemimic.data.cuts import find_cuts
 from cyclemimic.data.pairs import gap_in_frames
-from cyclemimic.data.resize import resize_square
 from cyclemimic.data.still import LEAST_MOVING, moving_share
+from cyclemimic.embodiment.resize import resize_square
 from cyclemimic.errors import InputError
 from cyclemimic.types import ClipInfo, Int64, Source
 

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from cyclemimic.data.pairs import gap_in_frames
-from cyclemimic.data.resize import resize_square
+from cyclemimic.embodiment.resize import resize_square
 from cyclemimic.evaluate.models import LatentActionModel, MotionReader, act_out, draws, label_frames
 from cyclemimic.evaluate.moments import TruePairs
 from cyclemimic.evaluate.reconstruction import other_codes, psnr_db

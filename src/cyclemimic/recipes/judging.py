@@ -317,10 +317,10 @@ def run_suite(
     return result
 
 
-def policy_for(run: Path, body: str | None) -> LatentActionPolicy:
+def policy_for(run: Path, body: str | None, device: str = "cpu") -> LatentActionPolicy:
     """The policy of a run; of one that knows several bodies, for `body`."""
     known = read_spec(run).bodies
-    return LatentActionPolicy.load(run, embodiment=body if len(known) > 1 else None)
+    return LatentActionPolicy.load(run, device, embodiment=body if len(known) > 1 else None)
 
 
 def run_open_loop(

@@ -19,6 +19,7 @@ from cyclemimic.evaluate.remote import RemoteRecord, count_equal, driven_outcome
 from cyclemimic.evaluate.rollout import evaluate_policy
 from cyclemimic.policy.network import NETWORK_FILE, WEIGHTS_FILE
 from cyclemimic.policy.policy import POLICY_FILE, LatentActionPolicy
+from cyclemimic.recipes.judging import policy_for
 from cyclemimic.recipes.stations import chosen, make_world
 from cyclemimic.robot.robot import ROBOTS
 from cyclemimic.serve.server import PolicyServer
@@ -45,9 +46,12 @@ def policy_hello(run: Path, policy: LatentActionPolicy) -> Hello:
     )
 
 
-def serve_policy(run: Path, *, host: str, port: int, device: str) -> None:
-    """Serve the policy in folder `run` until SIGTERM or SIGINT; prints the address."""
-    policy = LatentActionPolicy.load(run, device)
+def serve_policy(run: Path, *, host: str, port: int, device: str, body: str | None = None) -> None:
+    """Serve the policy in folder `run`, for `body` of several that it knows, until SIGTERM or SIGINT.
+
+    Prints the address.
+    """
+    policy = policy_for(run, body, device)
     hello = policy_hello(run, policy)
     server = PolicyServer(policy, hello, host=host, port=port)
     server.run(lambda address: print(f"serving {hello.policy} at {address}", flush=True))
@@ -68,7 +72,7 @@ def robot_command() -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def served(run: Path) -> Iterator[str]:
+def served(run: Path, body: str | None = None) -> Iterator[str]:
     """`cyclemimic serve` in a process of its own, at any free port; gives its address.
 
     Raises:
@@ -77,7 +81,16 @@ def served(run: Path) -> Iterator[str]:
     # Ended by a signal, this process must take the server along; the default would leave it behind, still listening.
     main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number)) if main else None
-    command = [sys.executable, "-m", "cyclemimic", "serve", str(run), "--port", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "cyclemimic",
+        "serve",
+        str(run),
+        "--port",
+        "0",
+        *(["--body", body] if body else []),
+    ]
     command += ["--threads", str(torch.get_num_threads())]  # the last bits of a sum depend on it
     with tempfile.TemporaryFile("w+") as said:
         server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True, stdin=subprocess.DEVNULL)
@@ -128,10 +141,10 @@ def run_remote(
     world = make_world(world_name)
     chosen("body", [body], world.bodies)
     names = chosen("skills", skills, world.skills)
-    policy = LatentActionPolicy.load(run)
+    policy = policy_for(run, body)
     driven = out / "driven.json"
     words = ["--body", body, "--skills", *names, "--episodes", str(episodes), "--first-seed", str(first_seed)]
-    with served(run) as address:
+    with served(run, body) as address:
         command = [*robot_command(), world_name, "--server", address, *words, "--out", str(driven.absolute())]
         told = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_DRIVE_S)
     if told.returncode != 0:

@@ -109,7 +109,6 @@ def parser() -> argparse.ArgumentParser:
     flag("--play-steps", int, "how many actions of a chunk are taken; all unless given")
     flag("--overlap-steps", int, "ask so many steps ahead, while the robot moves; 0 waits", default=0)
     flag("--max-step", str, "AXIS=MOST per step, tighter than the robot's limits", nargs="+", default=())
-    flag("--absolute-axes", str, "axes whose number is a target, not a change", nargs="+", default=())
     flag("--blend", float, "average overlapping chunks; weight of a chunk relative to the one before (1: equal)")
     flag("--max-holds", int, "so many ticks in a row without a good answer end the run", default=usual.max_holds)
     flag("--max-steps", int, "of an episode, for robots that do not know when time is up")
@@ -153,7 +152,6 @@ def _drive(given: argparse.Namespace) -> Drive:
         play_steps=given.play_steps,
         overlap_steps=given.overlap_steps,
         max_step=_steps(given.max_step),
-        absolute_axes=tuple(given.absolute_axes),
         blend=given.blend,
         max_holds=given.max_holds,
         max_steps=given.max_steps,

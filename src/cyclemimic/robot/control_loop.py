@@ -15,7 +15,7 @@ import numpy as np
 from cyclemimic.errors import InputError
 from cyclemimic.robot.blending import Blending, Newest
 from cyclemimic.robot.client import BadAnswerError, LateAnswerError, PolicyClient, ServerLostError
-from cyclemimic.robot.limits import Limits, which_axes
+from cyclemimic.robot.limits import Limits
 from cyclemimic.robot.robot import Robot
 from cyclemimic.types import Float32, Task
 
@@ -39,7 +39,6 @@ class LoopConfig:
         overlap_steps: the next chunk is asked for so many steps before it is needed, while the present one plays; as
             many of its first actions are then in the past and are left out. 0 asks and waits.
         max_step: by axis, how far one step may go, where that is tighter than the action space.
-        absolute_axes: axes whose number is a target; all others are changes.
         blend: weight of a chunk relative to the one before it in a mean of targets (`Blending`); None: no blending.
         max_holds: so many holds in a row end the run.
         max_steps: of an episode, for robots that do not know when time is up.
@@ -52,7 +51,6 @@ class LoopConfig:
     play_steps: int | None = None
     overlap_steps: int = 0
     max_step: Mapping[str, float] = field(default_factory=dict)
-    absolute_axes: tuple[str, ...] = ()
     blend: float | None = None
     max_holds: int = 10
     max_steps: int | None = None
@@ -187,7 +185,7 @@ class ControlLoop:
                 got=f"{self._play} and {config.overlap_steps}",
                 remedy="Take fewer.",
             )
-        deltas = ~which_axes("--absolute-axes", config.absolute_axes, space)
+        deltas = np.array([axis.kind == "delta" for axis in space.axes])
         self._limits = Limits(space, deltas, config.max_step)
         self._plan: Newest | Blending = Newest() if config.blend is None else Blending(deltas, config.blend)
         self._pace = Pace(config.rate_hz or space.rate_hz, config.realtime)

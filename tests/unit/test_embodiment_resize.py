@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cyclemimic.data.resize import resampler_name, resize_square
+from cyclemimic.embodiment.resize import resampler_name, resize_square
 from cyclemimic.errors import InputError
 
 RNG = np.random.default_rng(0)
