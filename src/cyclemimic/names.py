@@ -12,10 +12,10 @@ T = TypeVar("T")
 
 
 def named(where: str, text: str, table: Mapping[str, T]) -> T:
-    """What `text` names: an entry of `table`, or the attribute `name` of an importable module, `package.module:name`.
+    """What `text` names: an entry of `table`, or the class or function `package.module:name`, which can be imported.
 
     Raises:
-        InputError: there is no such entry, module or attribute; names what comes nearest.
+        InputError: there is no such entry, module or name; names what comes nearest.
     """
     if ":" not in text:
         if text not in table:
@@ -36,6 +36,13 @@ def named(where: str, text: str, table: Mapping[str, T]) -> T:
             got=f"{text!r} ({error})",
             remedy="Check the spelling and PYTHONPATH.",
         ) from error
+    if not callable(found):
+        raise InputError(
+            where,
+            expected="a class or a function",
+            got=f"{text}, a {type(found).__name__}",
+            remedy="Name what makes the thing.",
+        )
     return found
 
 

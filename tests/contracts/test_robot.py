@@ -8,6 +8,7 @@ from cyclemimic.robot.robot import ROBOTS, Robot
 from cyclemimic.robot.simulated import SimulatedRobot
 from cyclemimic.types import Task
 from cyclemimic.worlds.drawn import DrawnWorld
+from cyclemimic_example.robot import PlateRobot
 from tests.robots import Rail
 
 # name -> (how it is made, a body of it)
@@ -15,6 +16,7 @@ MADE = {
     **{name: (make, {"arms": "arm6"}[name]) for name, make in ROBOTS.items()},
     "drawn": (lambda: SimulatedRobot(DrawnWorld(23)), None),
     "fake": (Rail, "rail"),
+    "example": (PlateRobot, "red"),
 }
 
 

@@ -17,6 +17,7 @@ from cyclemimic.data.sources.folder import FolderSource
 from cyclemimic.data.writers.film import film
 from cyclemimic.errors import InputError
 from cyclemimic.types import ClipInfo, Source, Task
+from cyclemimic_example.source import NpzSource
 from tests.unit.data_small import SPACE, ToyWorld, moving_square, video_folder
 
 TASKS = [Task(body=b, skill="right", seed=s) for b in ("small", "big") for s in (10, 2)]
@@ -35,6 +36,20 @@ def film_source(root):
     return FilmSource(root)
 
 
+def npz_source(root):
+    root.mkdir()
+    clips = []
+    for i, body in enumerate(("red", "red", "blue")):
+        frames = moving_square(4, start=i)
+        np.savez(
+            root / f"{i}.npz", frames=frames, actions=np.zeros((3, 2), np.float32), proprioception=np.zeros((4, 2))
+        )
+        facts = {"name": f"{i}.npz", "embodiment": body, "fps": 5.0, "num_frames": 4}
+        clips.append({**facts, "instruction": "cover the ring"})
+    (root / "clips.json").write_text(json.dumps(clips))
+    return NpzSource(root)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Kind:
     """A source under test: `make(folder)` fills the folder and opens it, `file_of(source, clip)` is what to damage."""
@@ -47,6 +62,7 @@ class Kind:
 SOURCES = {
     "folder": Kind(make=folder_source, file_of=lambda source, clip: source.path / clip.name),
     "film": Kind(make=film_source, file_of=lambda source, clip: source.path / "video" / clip.name),
+    "example": Kind(make=npz_source, file_of=lambda source, clip: source.path / clip.name),
 }
 
 

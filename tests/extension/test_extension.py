@@ -5,12 +5,13 @@ import io
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from cyclemimic_example.world import PlateWorld
 
 from cyclemimic.cli import main
 from cyclemimic.policy.network import read_network, read_spec
@@ -22,6 +23,7 @@ from cyclemimic.store.label_store import LabelStore
 from cyclemimic.tokenizer.tokenizer import LatentActionTokenizer
 from cyclemimic.train.loop import read_metrics
 from cyclemimic.types import Task
+from cyclemimic_example.world import PlateWorld
 
 HERE = Path(__file__).parent
 FILES = sorted(p for p in (HERE / "cyclemimic_example").glob("*.py") if p.name != "__init__.py")
@@ -40,6 +42,13 @@ def test_there_is_one_of_each_and_none_leans_on_the_tests():
     for path in FILES:
         modules = re.findall(r"^\s*(?:from|import) ([\w.]+)", path.read_text(), re.MULTILINE)
         assert not [m for m in modules if m.partition(".")[0] == "tests" or "._" in m], path.name
+
+
+@pytest.mark.parametrize("module", ["world", "robot"])
+def test_a_robot_and_its_world_need_no_torch(module):
+    code = f"import sys, cyclemimic_example.{module}; sys.exit('torch' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in [str(HERE), *sys.path] if p)}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
 
 
 def run(verb, *words):
@@ -149,11 +158,57 @@ def test_evaluate_in_the_outside_world_and_on_the_outside_suite(journey):
 
 
 def test_drive_the_outside_robot_by_a_served_policy(journey, monkeypatch):
-    paths = [str(HERE), os.environ.get("PYTHONPATH", "")]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(p for p in paths if p))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")])))
     out = journey / "driven.json"
     with served(journey / "policy") as address, pytest.raises(SystemExit) as ended:
         run("drive", "cyclemimic_example.robot:PlateRobot", "--server", address, "--episodes", 2, "--out", out)
     assert ended.value.code == 0
     found = read_json(out)
     assert len(found["episodes"]) == 2 and found["stopped"] is None and found["loop"]["holds"] == 0
+
+
+OUTSIDE = "cyclemimic_example"
+MISTAKES = {
+    "source": (("data", "check", f"{OUTSIDE}.source:NpzSource"), "package.module:Class=PATH"),
+    "source class": (("data", "check", f"{OUTSIDE}.source:Npz=x"), "Check the spelling and PYTHONPATH"),
+    "another kind": (
+        ("film", f"{OUTSIDE}.robot:PlateRobot", "--out", "x"),
+        "makes a PlateRobot without bodies, camera",
+    ),
+    "critic": (("tokenizer", "--critic", "local-globl"), "Did you mean 'local-global'"),
+    "decoder": (("tokenizer", "--decoder", f"{OUTSIDE}.decoder:ShiftDecodr"), "importable"),
+    "backbone": (("tokenizer", "--backbone", f"{OUTSIDE}.feature:CosineFeatures"), "No module named"),
+    "policy backbone": (("pretrain", "--policy-backbone", "prismatik"), "Did you mean 'prismatic'"),
+    "head": (("finetune", "--head", f"{OUTSIDE}.head:Linear"), "importable"),
+    "two backbones": (("finetune", "--init", "x", "--policy-backbone", "prismatic"), "beside --init"),
+    "suite": (("evaluate", "--suite", "army"), "Did you mean 'arms'"),
+    "suite class": (("evaluate", "--suite", f"{OUTSIDE}.world:PlateWorld"), "without references, world, tasks"),
+    "suite and skills": (("evaluate", "--suite", "arms", "--skills", "reach"), "none of --skills"),
+    "body of a suite": (("evaluate", "--suite", f"{OUTSIDE}.suite:PlateSuite", "--body", "rad"), "Did you mean 'red'"),
+}
+
+
+@pytest.mark.parametrize("what", MISTAKES)
+def test_a_mistake_in_a_name_is_one_message_and_leaves_nothing(journey, tmp_path, capsys, what):
+    (verb, *words), says = MISTAKES[what]
+    source = f"cyclemimic_example.source:NpzSource={journey / 'episodes'}"
+    new, cache = ("--run", tmp_path / "run", *RECIPE), ("--cache", journey / "cache")
+    whole = {
+        "tokenizer": ("--source", source, *new, *cache),
+        "pretrain": ("--source", source, "--labels", journey / "labels", *new, *cache),
+        "finetune": ("--source", source, "--body", "red", "--per-skill", 4, *new),
+        "evaluate": (journey / "policy",),
+    }
+    with pytest.raises(SystemExit) as ended:
+        run(verb, *words, *whole.get(verb, ()))
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and says in said and "Traceback" not in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_pre_training_too(journey, tmp_path):
+    source = f"cyclemimic_example.source:NpzSource={journey / 'episodes'}"
+    parts = ("--policy-backbone", f"{OUTSIDE}.backbone:RecurrentBackbone", "--head", f"{OUTSIDE}.head:LinearHead")
+    words = ("--run", tmp_path / "run", "--body", "blue", "--per-skill", 2, "--adaptation", "full")
+    run("finetune", "--source", source, *words, *parts, *RECIPE)
+    assert read_spec(tmp_path / "run").config.backbone_kind == parts[1]

@@ -150,6 +150,15 @@ def test_rollouts_start_alike_whatever_is_shown(journey):
     assert pictures["as-it-is"].any() and np.array_equal(pictures["as-it-is"][0], pictures["swapped"][0])
 
 
+@pytest.mark.filterwarnings("ignore:The policy does not know the word")
+def test_evaluate_on_the_arms_suite(journey, tmp_path):
+    words = ("--suite", "arms", "--body", BODIES[0], "--episodes", 1, "--out", tmp_path)
+    said = journey.run("evaluate", journey / "policy-lora", *words)
+    assert re.search(rf"^{BODIES[0]} +\d+% \(\d+-\d+\), n 5$", said, re.MULTILINE), said
+    rows = read_json(tmp_path / "suite-arms.json")["episodes"][BODIES[0]]
+    assert len({row["skill"] for row in rows}) == 5 and not any(row["error"] for row in rows)
+
+
 def test_quality_is_written_with_its_references_and_its_judge(journey):
     record = load_quality(journey / "ac3/quality.json")
     assert record.judge.refused and record.judge.pairs > 0, "five steps make no judge"

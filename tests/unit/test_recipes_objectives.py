@@ -97,6 +97,15 @@ def test_any_other_name_is_a_pretrained_backbone(tmp_path):
         assert sizes.change == "features"
 
 
+def test_a_backbone_from_outside_is_named_by_its_class_and_is_frozen(tmp_path):
+    config = with_backbone(small_training(), "tests.paper.outside:Backbone")
+    sizes = config.tokenizer
+    assert (sizes.backbone.kind, sizes.backbone.name) == ("tests.paper.outside:Backbone", "")
+    assert not sizes.backbone.trainable and sizes.change == "features"
+    write_json(tmp_path / CONFIG, {"config": asdict(sizes)})
+    assert with_backbone(small_training(), str(tmp_path)).tokenizer.backbone == sizes.backbone
+
+
 def test_a_run_on_a_pretrained_backbone_names_that_backbone(tmp_path):
     sizes = with_backbone(small_training(), "someone/some-model").tokenizer
     write_json(tmp_path / CONFIG, {"config": asdict(sizes)})

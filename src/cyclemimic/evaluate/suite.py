@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from cyclemimic.errors import InputError
+from cyclemimic.errors import InputError, did_you_mean
 from cyclemimic.evaluate.rollout import BatchPolicy, EpisodeOutcome, Instruct, RolloutResult, evaluate_policy
 from cyclemimic.evaluate.statistics import SuccessRow
 from cyclemimic.store.atomic import write_json
@@ -120,25 +120,27 @@ def evaluate_suite(
         instruct: changes what the policy is shown, see `evaluate_policy`.
 
     Raises:
-        InputError: no task is left.
+        InputError: the suite, or the policy, does not know a body.
     """
     if episodes < 1:
         raise InputError("--episodes", expected="1 or more", got=str(episodes), remedy="Leave it out.")
     tasks = suite.tasks(episodes)
-    known = sorted({task.body for some in tasks.values() for task in some})
+    bodies = list(dict.fromkeys(task.body for some in tasks.values() for task in some))
+    if body is not None and body not in bodies:
+        raise InputError(
+            "--body", expected=f"a body of {suite.name!r}", got=repr(body), remedy=did_you_mean(body, bodies)
+        )
+    # All of them first: a body that the policy does not know is told before anything is run.
+    policies = {name: policy_for(name) for name in bodies if body in (None, name)}
     families: dict[str, RolloutResult] = {}
     for family, some in tasks.items():
-        wanted = [task for task in some if body is None or task.body == body]
         outcomes: dict[Task, EpisodeOutcome] = {}
-        for name in dict.fromkeys(task.body for task in wanted):
-            policy, chunk_steps = policy_for(name)
-            mine = [task for task in wanted if task.body == name]
+        for name, (policy, chunk_steps) in policies.items():
+            mine = [task for task in some if task.body == name]
             found = evaluate_policy(suite.world, policy, mine, chunk_steps=chunk_steps, instruct=instruct)
             outcomes.update(zip(mine, found.outcomes, strict=True))
-        if wanted:
-            families[family] = RolloutResult(outcomes=tuple(outcomes[task] for task in wanted))
-    if not families:
-        raise InputError("--body", expected=f"a body of {suite.name!r}", got=repr(body), remedy=f"Known: {known}.")
+        if outcomes:
+            families[family] = RolloutResult(outcomes=tuple(outcomes[task] for task in some if task in outcomes))
     return SuiteResult(suite=suite.name, families=families, references=suite.references)
 
 

@@ -300,8 +300,15 @@ def run_suite(
     """A policy on a suite, by name or by `package.module:Class`; writes `suite-NAME.json` to `out`."""
     suite: Suite = meets("--suite", name, named("--suite", name, SUITES)(), Suite)
 
+    policy: LatentActionPolicy | None = None
+
     def ours(acting: str) -> tuple[LatentActionPolicy, int]:
-        policy = policy_for(run, acting)
+        """One network for all bodies; a policy that knows a single body is tried on each."""
+        nonlocal policy
+        if policy is None:
+            policy = policy_for(run, acting)
+        elif len(policy.bodies) > 1:
+            policy = policy.driving(acting)
         return policy, policy.chunk_steps
 
     result = evaluate_suite(suite, ours, episodes=episodes, body=body, instruct=shown(show, suite.world()))

@@ -1,7 +1,7 @@
 """A Critic that looks at edges: each patch of the frame's gradients is judged by one linear layer."""
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from cyclemimic.errors import InputError
@@ -27,9 +27,4 @@ class EdgeCritic(nn.Module):
         right = frames[:, :, :-1, 1:] - later.frames
         down = frames[:, :, 1:, :-1] - later.frames
         edges = torch.cat([right, down], dim=1).abs()
-        return Judgement(local=self.logits(edges))
-
-    def logits(self, edges: Tensor) -> Tensor:
-        """[B, 6, H, W] to [B, N]."""
-        found: Tensor = self.judge(edges)
-        return found.flatten(1)
+        return Judgement(local=self.judge(edges).flatten(1))

@@ -1,12 +1,12 @@
 """A Robot: the square on the plate, driven as a real body would be. Imports no torch, for a robot needs none."""
 
 import numpy as np
-from cyclemimic_example.world import CAMERA, SPACE, draw
 
 from cyclemimic.errors import InputError
 from cyclemimic.randomness import rng_for
 from cyclemimic.types import Float32, Observation, Task
 from cyclemimic.worlds.checks import clipped
+from cyclemimic_example.world import CAMERA, SPACE, draw
 
 
 class PlateRobot:

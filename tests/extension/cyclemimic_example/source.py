@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from cyclemimic_example.world import SPACE
 
 from cyclemimic.errors import InputError
 from cyclemimic.types import ClipInfo, Episode
+from cyclemimic_example.world import SPACE
 
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 

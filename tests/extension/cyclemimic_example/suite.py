@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from cyclemimic_example.world import PlateWorld
 
 from cyclemimic.evaluate.suite import FIRST_SEED, ReferenceRow
 from cyclemimic.types import Task, World
+from cyclemimic_example.world import PlateWorld
 
 NEAR_M = 0.7
 
