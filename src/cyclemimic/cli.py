@@ -121,7 +121,7 @@ def tokenizer(
     Args:
         source: where the video lies, such as folder:PATH, or package.module:Class=PATH.
         run: folder for weights, metrics and checkpoints.
-        recipe: tiny, or package.module:function.
+        recipe: tiny, paper, or package.module:function.
         objective: trunk and genie are reconstruction alone; ac3 adds the cycle and the discriminator; lapa and
             univla are the controls of those names.
         trunk: a run to begin from, so that both objectives branch off one; without it one run does both parts.
@@ -214,7 +214,7 @@ def pretrain(
         source: the video that was labelled.
         labels: what `cyclemimic label` wrote.
         run: folder for weights, metrics and checkpoints.
-        recipe: tiny, or package.module:function.
+        recipe: tiny, paper, or package.module:function.
         policy_backbone: prismatic, or package.module:Class; the recipe's unless given.
         steps: updates; the recipe's unless given.
         seed: initialisation and data order.
@@ -283,7 +283,7 @@ def finetune(
         proprioception: whether the policy sees the robot's state.
         instruction_dropout: share of moments that are shown without their sentence.
         hold_out: leave the held-out clips out, so that `evaluate --split held-out` can use them.
-        recipe: tiny, or package.module:function.
+        recipe: tiny, paper, or package.module:function.
         policy_backbone: without `init`: prismatic, or package.module:Class; the recipe's unless given.
         steps: updates; the recipe's unless given.
         learning_rate: the recipe's unless given.
