@@ -49,6 +49,7 @@ from cyclemimic.train.progress import Waiting
 from cyclemimic.types import Float32
 
 USAGE_BATCHES = 16
+SETTLING_BATCHES = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,6 +236,19 @@ class TokenizerStage:
         figures["data_wait_s"] = self._waiting.taken()
         return figures
 
+    @torch.no_grad()  # looked at, not learnt from
+    def settle(self) -> None:
+        """Measure the codebook's running statistics anew over many real pairs, with the weights as they now are.
+
+        They lag behind weights that still move: the codes that are written down would not be those that D was taught.
+        """
+        said = []
+        for step in range(self.config.steps, self.config.steps + SETTLING_BATCHES):
+            batch = self.draw(step)
+            now, later = self.tokenizer.see(batch.now), self.tokenizer.see(batch.later)
+            said.append(self.tokenizer.read(self.tokenizer.watch(now, batch.words), now, later, batch.words))
+        self.tokenizer.quantizer.settle(torch.cat(said)[:, self.config.tokenizer.given_tokens :])
+
     def last_batch(self) -> Mapping[str, Tensor]:
         """What the last step was given, on this process."""
         return {} if self._batch is None else {k: v for k, v in vars(self._batch).items() if v is not None}
@@ -419,6 +433,7 @@ def train_tokenizer(
         samples_per_step=config.batch_size,
         loop=loop,
     )
+    stage.settle()
     on_steps = {name: int(count) for name, count in stage.on_steps.items()}
     # A loader knows the bodies of its caches; trained on were those of which it keeps pairs.
     seen = {body for body, pairs in zip(loader.bodies, loader.pairs_per_body, strict=True) if pairs}
