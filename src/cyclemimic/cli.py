@@ -101,7 +101,7 @@ def tokenizer(
     trunk: Path | None = None,
     backbone: str | None = None,
     steps: int | None = None,
-    gap_s: float | None = None,
+    gap_s: float | Literal["auto"] | None = None,
     decoder: str | None = None,
     critic: str | None = None,
     change: Literal["pixels", "features", "none"] | None = None,
@@ -128,7 +128,7 @@ def tokenizer(
         backbone: frozen features: a hub id, a folder, a run of `cyclemimic tokenizer` whose backbone is taken, or
             package.module:Class.
         steps: updates; the recipe's unless given.
-        gap_s: seconds between the two frames of a pair.
+        gap_s: seconds between the two frames of a pair; auto proposes them for each body from how fast it moves.
         decoder: motion moves what is in the frame, pixel paints, feature predicts features; or package.module:Class.
         critic: local-global, local, none; or package.module:Class.
         change: what E sees of the change beside both frames.

@@ -6,6 +6,7 @@ Rooms, in the order data travels:
     resize    any picture to a square of the training size
     cache     decode a whole source once
     check     what a source holds and what is wrong with it
+    gap       which gap H suits how fast a body moves
     pairs     which frames form (o_t, o_t+H)
     cuts      where one shot ends and another begins
     still     pairs in which nothing moves

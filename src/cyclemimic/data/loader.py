@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclemimic.data.mixture import Mixture, mixture_weights
-from cyclemimic.data.pairs import PairIndex, gap_in_frames, valid_pairs
+from cyclemimic.data.pairs import PairIndex, clip_gap, valid_pairs
 from cyclemimic.data.still import thin_still
 from cyclemimic.data.true_actions import ActionTable, TrueActions, action_table
 from cyclemimic.errors import InputError
@@ -19,7 +19,7 @@ from cyclemimic.nn.words import WordHash
 from cyclemimic.randomness import draw_for, rng_for
 from cyclemimic.store.flow_cache import FlowCache, frames_hash
 from cyclemimic.store.frame_cache import FrameCache, SkippedClip
-from cyclemimic.types import ClipInfo, Float32, Int64, UInt8
+from cyclemimic.types import ClipInfo, Float32, Gap, Int64, UInt8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class PairLoader:
 
     Args:
         caches: one per source.
-        gap_s: the time between the frames of a pair [s]; one number, or one per cache.
+        gap_s: the time between the frames of a pair [s], of all bodies or of each; one for all caches, or one each.
         mixture: how often each body is drawn.
         seed: with the step, decides every batch.
         batch_size: B.
@@ -71,7 +71,7 @@ class PairLoader:
     def __init__(
         self,
         caches: Sequence[FrameCache],
-        gap_s: float | Sequence[float],
+        gap_s: Gap | Sequence[Gap],
         mixture: Mixture = "uniform",
         seed: int = 0,
         batch_size: int = 32,
@@ -181,7 +181,7 @@ class PairLoader:
         )
 
     def _index(
-        self, gaps: Sequence[float], keep: Sequence[Int64] | None, cuts: Sequence[Sequence[Int64]] | None
+        self, gaps: Sequence[Gap], keep: Sequence[Int64] | None, cuts: Sequence[Sequence[Int64]] | None
     ) -> tuple[Int64, Int64, tuple[SkippedClip, ...]]:
         clips: list[Int64] = []
         nows: list[Int64] = []
@@ -212,9 +212,9 @@ class PairLoader:
         self._clip, self._now = self._clip[stays], self._now[stays]
 
 
-def _pairs_before(cache: FrameCache, gap_s: float) -> Int64:
+def _pairs_before(cache: FrameCache, gap_s: Gap) -> Int64:
     """How many pairs of a cache lie before each of its clips."""
-    counts = np.array([max(0, c.num_frames - gap_in_frames(gap_s, c.fps)) for c in cache.clips], np.int64)
+    counts = np.array([max(0, c.num_frames - clip_gap(gap_s, c)) for c in cache.clips], np.int64)
     return np.cumsum(counts) - counts
 
 
@@ -265,7 +265,7 @@ def split_clips(
     return Split(train=train, val=val, test=test_side)
 
 
-def _check(caches: Sequence[FrameCache], gaps: Sequence[float], batch_size: int, keep: Sequence[Int64] | None) -> None:
+def _check(caches: Sequence[FrameCache], gaps: Sequence[Gap], batch_size: int, keep: Sequence[Int64] | None) -> None:
     sizes = sorted({c.size_px for c in caches})
     if len(sizes) != 1:
         remedy = "Build all caches at one size."
@@ -287,7 +287,7 @@ def _check(caches: Sequence[FrameCache], gaps: Sequence[float], batch_size: int,
 
 def _check_further(
     caches: Sequence[FrameCache],
-    gaps: Sequence[float],
+    gaps: Sequence[Gap],
     flow: Sequence[FlowCache] | None,
     cuts: Sequence[Sequence[Int64]] | None,
     moving: Sequence[Float32] | None,
@@ -307,7 +307,7 @@ def _check_further(
             expected, got = f"cuts of {len(cache)} clips", str(len(shots))
             raise InputError("cuts", expected=expected, got=got, remedy="Find the cuts of this cache.")
     for cache, gap_s, shares in zip(caches, gaps, moving or (), strict=False):
-        num_pairs = sum(max(0, c.num_frames - gap_in_frames(gap_s, c.fps)) for c in cache.clips)
+        num_pairs = sum(max(0, c.num_frames - clip_gap(gap_s, c)) for c in cache.clips)
         if len(shares) != num_pairs:
             expected, got = f"how much {num_pairs} pairs move", str(len(shares))
             raise InputError("moving", expected=expected, got=got, remedy="Measure this cache with this gap.")

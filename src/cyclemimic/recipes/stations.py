@@ -6,11 +6,11 @@ What `cyclemimic VERB` does, without the command line; the demo and users' scrip
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from cyclemimic.data.cache import build_cache, source_hash
 from cyclemimic.data.check import check_clips
 from cyclemimic.data.cuts import cuts_of
 from cyclemimic.data.flow import build_flow
+from cyclemimic.data.gap import propose_gaps
 from cyclemimic.data.loader import PairLoader, split_clips
 from cyclemimic.data.sources.film import FilmSource
 from cyclemimic.data.sources.folder import FolderSource
@@ -29,7 +30,7 @@ from cyclemimic.names import meets, named
 from cyclemimic.nn.words import WordHash
 from cyclemimic.policy.network import read_spec
 from cyclemimic.recipes.objectives import univla_stages, with_backbone
-from cyclemimic.store.atomic import read_json, sha256_file, write_json
+from cyclemimic.store.atomic import read_json, sha256_file, sha256_json, write_json
 from cyclemimic.store.flow_cache import FlowCache
 from cyclemimic.store.frame_cache import FrameCache
 from cyclemimic.store.label_store import LabelStore
@@ -44,7 +45,7 @@ from cyclemimic.train.progress import Progress
 from cyclemimic.train.stage1_tokenizer import TokenizerTraining, tokenizer_facts, train_tokenizer
 from cyclemimic.train.stage2_pretrain import PretrainConfig, PretrainStage, pretrain_data
 from cyclemimic.train.stage3_finetune import FinetuneConfig, FinetuneStage
-from cyclemimic.types import ClipInfo, Int64, Source, Task, World
+from cyclemimic.types import ClipInfo, Gap, Int64, Source, Task, World
 from cyclemimic.worlds.arms import ArmsWorld
 from cyclemimic.worlds.drawn import DrawnWorld
 
@@ -192,14 +193,16 @@ def run_tokenizer(
     keep = np.array(
         [i for i in split_clips(cache.clips, HELD_OUT, SPLIT_SEED).train if cache.clips[i].embodiment in wanted]
     )
+    gap_s = settled_gap(cache.subset(keep), config.gap_s)
+    config = replace(config, gap_s=gap_s)
     loader = PairLoader(
         [cache],
-        config.gap_s,
+        gap_s,
         seed=config.seed,
         batch_size=config.batch_size,
         keep=[keep],
         cuts=[shots(cache, cache_root)],
-        **loader_extras(source, cache, config, cache_root),
+        **loader_extras(source, cache, config, gap_s, cache_root),
     )
     data = {
         "source": cache.source_hash,
@@ -212,7 +215,31 @@ def run_tokenizer(
     return train_tokenizer(config, loader, run, trunk=trunk, backbone=frozen_from, name=run.name, data=data, loop=loop)
 
 
-def loader_extras(source: Source, cache: FrameCache, config: TokenizerTraining, root: Path) -> dict[str, Any]:
+def settled_gap(cache: FrameCache, gap_s: Gap | Literal["auto"]) -> Gap:
+    """H as it was given, or for each body of a cache what its motion asks for."""
+    if gap_s != "auto":
+        return gap_s
+    with together() as first:
+        return propose_gaps(cache, progress=print if first else None)
+
+
+def gap_for(cache: FrameCache, gap_s: Gap) -> Gap:
+    """A tokenizer's H for the bodies of a cache; where it has one for each, new ones get theirs by the same rule."""
+    if not isinstance(gap_s, Mapping):
+        return gap_s
+    new = np.array([i for i, clip in enumerate(cache.clips) if clip.embodiment not in gap_s], np.int64)
+    found = dict(propose_gaps(cache.subset(new), progress=print)) if len(new) else {}
+    return {body: gap_s.get(body, found.get(body, 0.0)) for body in cache.embodiments}
+
+
+def gap_name(gap_s: Gap) -> str:
+    """Names H in a folder's name."""
+    return f"{sha256_json(dict(gap_s))[:8]}" if isinstance(gap_s, Mapping) else f"{gap_s:g}s"
+
+
+def loader_extras(
+    source: Source, cache: FrameCache, config: TokenizerTraining, gap_s: Gap, root: Path
+) -> dict[str, Any]:
     """What the terms of this objective want beside pairs, as arguments of `PairLoader`.
 
     Raises:
@@ -224,10 +251,10 @@ def loader_extras(source: Source, cache: FrameCache, config: TokenizerTraining, 
     if config.tokenizer.words:
         extras["words"] = WordHash(vocabulary=config.tokenizer.word_hashes)
     if terms.flow:
-        folder = root / f"{_name_of_cache(cache.source_hash, cache.size_px)}-flow-{config.gap_s:g}s"
+        folder = root / f"{_name_of_cache(cache.source_hash, cache.size_px)}-flow-{gap_name(gap_s)}"
         with together() as first:
             if first:
-                build_flow(cache, config.gap_s, folder, progress=print)
+                build_flow(cache, gap_s, folder, progress=print)
         extras["flow"] = [FlowCache.open(folder)]
     if terms.actions:
         if not isinstance(source, FilmSource):
@@ -255,7 +282,7 @@ def run_label(
     tokenizer = LatentActionTokenizer.load(tokenizer_run)
     cache = cached(source, tokenizer.config.size_px, cache_root)
     sha256 = sha256_file(tokenizer_run / WEIGHTS)
-    gap_s, cuts = tokenizer_facts(tokenizer_run)["gap_s"], shots(cache, cache_root)
+    gap_s, cuts = gap_for(cache, tokenizer_facts(tokenizer_run)["gap_s"]), shots(cache, cache_root)
     return label_cache(tokenizer, sha256, cache, gap_s, out, cuts=cuts, device=device)
 
 

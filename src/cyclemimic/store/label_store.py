@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from cyclemimic.errors import InputError, did_you_mean
 from cyclemimic.store.atomic import read_json, write_atomically, write_json
-from cyclemimic.types import Float32, Int64, LatentAction
+from cyclemimic.types import Float32, Gap, Int64, LatentAction
 
 FORMAT = "cyclemimic-labels-1"
 MANIFEST = "manifest.json"
@@ -40,7 +40,7 @@ class LabelProvenance:
 
     tokenizer_sha256: str
     source_hash: str
-    gap_s: float
+    gap_s: Gap
     camera: str
     num_codes: int  # K
     num_tokens: int  # L

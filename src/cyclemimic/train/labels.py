@@ -15,14 +15,14 @@ from cyclemimic.store.label_store import LabelProvenance, LabelRows, LabelStore,
 from cyclemimic.tokenizer.tokenizer import LatentActionTokenizer
 from cyclemimic.train.processes import is_first, local_device, together
 from cyclemimic.train.progress import Progress
-from cyclemimic.types import Int64
+from cyclemimic.types import Gap, Int64
 
 
 def label_cache(
     tokenizer: LatentActionTokenizer,
     tokenizer_sha256: str,
     cache: FrameCache,
-    gap_s: float,
+    gap_s: Gap,
     folder: Path,
     *,
     batch_size: int = 256,
