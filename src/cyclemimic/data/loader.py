@@ -96,7 +96,7 @@ class PairLoader:
         self._body_of_clip = np.array([self.bodies.index(c.embodiment) for c in self.clips], np.int64)
         self._gap_of_clip = np.zeros(len(self.clips), np.int64)
         # Plain views: indexing a memmap object costs a Python-level finalizer per call.
-        self._frames = [np.asarray(c.frames) for c in caches]
+        self._frames = [np.asarray(c.frames) if isinstance(c.frames, np.ndarray) else c.frames for c in caches]
         self._clip, self._now, self.skipped = self._index(gaps, keep, cuts)
         # Where the rows of each clip begin in what is kept for every pair of a cache: its flow, how much it moves.
         self._pairs_before_clip = np.concatenate([_pairs_before(c, g) for c, g in zip(caches, gaps, strict=True)])
@@ -162,18 +162,32 @@ class PairLoader:
     def take(self, pairs: NDArray[np.integer]) -> PairArrays:
         """The pairs of the given numbers [B], each below `num_pairs`."""
         pair = np.asarray(pairs, np.int64)
+        clip = self._clip[pair]
+        row, gap, cache = (
+            self._offset_of_clip[clip] + self._now[pair],
+            self._gap_of_clip[clip],
+            self._cache_of_clip[clip],
+        )
+        looks = 2 + self.triplets
+        # At once, not picture by picture: where frames are decoded when asked for, those of one clip come in one pass.
+        rows = np.concatenate([row + i * gap for i in range(looks)])
+        pictures = _gather(self._frames, np.tile(cache, looks), rows)
+        return self._described(pair, np.split(pictures, looks))
+
+    def _described(self, pair: Int64, pictures: Sequence[UInt8]) -> PairArrays:
+        """Pairs of the given numbers [B] with their pictures [B, S, S, 3]: now, later and, for triplets, latest."""
         clip, now = self._clip[pair], self._now[pair]
-        row, gap, cache = self._offset_of_clip[clip] + now, self._gap_of_clip[clip], self._cache_of_clip[clip]
+        gap, cache = self._gap_of_clip[clip], self._cache_of_clip[clip]
         words = None if self._words_of_clip is None else self._words_of_clip[clip]
         action, known = (None, None) if self._actions is None else self._actions.of(clip, now, now + gap)
         return PairArrays(
-            now=_gather(self._frames, cache, row),
-            later=_gather(self._frames, cache, row + gap),
+            now=pictures[0],
+            later=pictures[1],
             body=self._body_of_clip[clip],
             clip=clip,
             frame=now,
             pair=pair,
-            latest=_gather(self._frames, cache, row + 2 * gap) if self.triplets else None,
+            latest=pictures[2] if self.triplets else None,
             flow=_gather(self._flow, cache, self._pairs_before_clip[clip] + now) if self._flow else None,
             words=words,
             action=action,

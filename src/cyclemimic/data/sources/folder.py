@@ -115,6 +115,11 @@ class FolderSource:
         name = self._on_disk.get(name, name)
         return self.path if name == self.path.name and not (self.path / name).exists() else self.path / name
 
+    def rate_of(self, name: str) -> float | None:
+        """The rate [Hz] that the sidecar gives a clip instead of what its file says; None where it gives none."""
+        row = self._rows.get(name)
+        return row.fps if row else None
+
     def fingerprint(self) -> str:
         """A hash of what the clips are: names, facts, file sizes and the first and last 64 KB of every file.
 
