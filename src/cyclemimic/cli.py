@@ -100,6 +100,7 @@ def tokenizer(
     objective: RecipeObjective = "ac3",
     trunk: Path | None = None,
     backbone: str | None = None,
+    read: Literal["cache", "segment", "direct", "auto"] = "cache",
     steps: int | None = None,
     gap_s: float | Literal["auto"] | None = None,
     decoder: str | None = None,
@@ -127,6 +128,8 @@ def tokenizer(
         trunk: a run to begin from, so that both objectives branch off one; without it one run does both parts.
         backbone: frozen features: a hub id, a folder, a run of `cyclemimic tokenizer` whose backbone is taken, or
             package.module:Class.
+        read: cache decodes the video once, segment decodes runs of frames as they are needed, direct seeks every pair;
+            auto chooses by size and key frames.
         steps: updates; the recipe's unless given.
         gap_s: seconds between the two frames of a pair; auto proposes them for each body from how fast it moves.
         decoder: motion moves what is in the frame, pixel paints, feature predicts features; or package.module:Class.
@@ -172,6 +175,7 @@ def tokenizer(
         bodies=bodies,
         trunk=trunk,
         backbone=backbone,
+        read=read,
         loop=LoopConfig(tracker=tracker, keep_last=keep_last, checkpoint_every_s=checkpoint_every_s),
     )
     print(f"tokenizer in {run}")

@@ -14,6 +14,8 @@ Rooms, in the order data travels:
     true_actions  the true motion of a small share of clips
     mixture   how often each body is drawn
     loader    batches of pairs; splits by clip
+    seek      any frame of a video file; a source without a cache
+    segments  batches of pairs from runs that are decoded once
     prefetch  batches made ahead while the step before trains
     writers/  the other direction: film a world
 """

@@ -6,6 +6,7 @@ What `cyclemimic VERB` does, without the command line; the demo and users' scrip
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -21,6 +22,8 @@ from cyclemimic.data.cuts import cuts_of
 from cyclemimic.data.flow import build_flow
 from cyclemimic.data.gap import propose_gaps
 from cyclemimic.data.loader import PairLoader, split_clips
+from cyclemimic.data.seek import Filed, open_videos
+from cyclemimic.data.segments import ReadMode, SegmentLoader, read_mode
 from cyclemimic.data.sources.film import FilmSource
 from cyclemimic.data.sources.folder import FolderSource
 from cyclemimic.data.true_actions import TrueActions
@@ -32,7 +35,7 @@ from cyclemimic.policy.network import read_spec
 from cyclemimic.recipes.objectives import univla_stages, with_backbone
 from cyclemimic.store.atomic import read_json, sha256_file, sha256_json, write_json
 from cyclemimic.store.flow_cache import FlowCache
-from cyclemimic.store.frame_cache import FrameCache
+from cyclemimic.store.frame_cache import INDEX, FrameCache
 from cyclemimic.store.label_store import LabelStore
 from cyclemimic.tokenizer.tokenizer import CONFIG as TOKENIZER
 from cyclemimic.tokenizer.tokenizer import WEIGHTS, LatentActionTokenizer
@@ -149,13 +152,33 @@ def cached(source: Source, size_px: int, root: Path) -> FrameCache:
     return FrameCache.open(folder)
 
 
+def frames_of(
+    source: Source, size_px: int, root: Path, read: ReadMode | Literal["auto"]
+) -> tuple[FrameCache, ReadMode]:
+    """The source's frames, decoded once or when asked for, and which of it."""
+    if read == "auto":
+        if (root / _name_of_cache(source_hash(source), size_px) / INDEX).exists() or not isinstance(source, Filed):
+            read = "cache"
+        else:
+            root.mkdir(parents=True, exist_ok=True)
+            read = read_mode(open_videos(source, size_px), shutil.disk_usage(root).free)
+        print(f"read: {read}", flush=True)
+    if read == "cache":
+        return cached(source, size_px, root), read
+    videos = open_videos(source, size_px)
+    for skipped in videos.skipped:
+        print(f"skipped {skipped.name}: {skipped.reason}", flush=True)
+    return videos, read
+
+
 def _name_of_cache(content: str, size_px: int) -> str:
     return f"{content[:16]}-{size_px}px"
 
 
 def shots(cache: FrameCache, root: Path) -> list[Int64]:
     """Where new shots begin in each clip of a cache; found once and kept beside the frames."""
-    path = root / f"{_name_of_cache(cache.source_hash, cache.size_px)}-cuts.json"
+    decoded = "" if isinstance(cache.frames, np.ndarray) else "-unkept"
+    path = root / f"{_name_of_cache(cache.source_hash, cache.size_px)}{decoded}-cuts.json"
     with together() as first:
         if first:
             cuts_of(cache, path)
@@ -171,9 +194,14 @@ def run_tokenizer(
     bodies: Sequence[str] = (),
     trunk: Path | None,
     backbone: str | None = None,
+    read: ReadMode | Literal["auto"] = "cache",
     loop: LoopConfig | None = None,
 ) -> Path:
     """Station 2: learn a tokenizer from the training clips of a source, of some bodies or of all.
+
+    `read` says where frames come from: `cache` decodes the source once, `segment` decodes runs of frames as they are
+    needed, `direct` seeks every pair; `auto` chooses by size and key frames. `direct` gives the batches that `cache`
+    gives.
 
     With the objective `univla` two stages are learnt, the first in `run`/first-stage unless `trunk` names one.
     """
@@ -186,26 +214,34 @@ def run_tokenizer(
         if trunk is None:
             trunk = run / "first-stage"
             run_tokenizer(
-                source, first, trunk, cache_root=cache_root, bodies=bodies, trunk=None, backbone=backbone, loop=loop
-            )  # fmt: skip
-    cache = cached(source, config.tokenizer.size_px, cache_root)
+                source,
+                first,
+                trunk,
+                cache_root=cache_root,
+                bodies=bodies,
+                trunk=None,
+                backbone=backbone,
+                read=read,
+                loop=loop,
+            )
+    cache, read = frames_of(source, config.tokenizer.size_px, cache_root, read)
     wanted = chosen("bodies", bodies, cache.embodiments)
     keep = np.array(
         [i for i in split_clips(cache.clips, HELD_OUT, SPLIT_SEED).train if cache.clips[i].embodiment in wanted]
     )
     gap_s = settled_gap(cache.subset(keep), config.gap_s)
     config = replace(config, gap_s=gap_s)
-    loader = PairLoader(
-        [cache],
-        gap_s,
-        seed=config.seed,
-        batch_size=config.batch_size,
-        keep=[keep],
-        cuts=[shots(cache, cache_root)],
-        **loader_extras(source, cache, config, gap_s, cache_root),
+    extras = loader_extras(source, cache, config, gap_s, cache_root)
+    extras |= {"seed": config.seed, "batch_size": config.batch_size}
+    cuts = shots(cache, cache_root)
+    loader = (
+        SegmentLoader(cache, gap_s, keep=keep, cuts=cuts, **extras)
+        if read == "segment"
+        else PairLoader([cache], gap_s, keep=[keep], cuts=[cuts], **extras)
     )
     data = {
         "source": cache.source_hash,
+        **({"read": read} if read == "segment" else {}),  # which has another order of pairs
         "bodies": list(wanted),
         "clips": len(keep),
         "pairs": loader.num_pairs,
@@ -251,6 +287,9 @@ def loader_extras(
     if config.tokenizer.words:
         extras["words"] = WordHash(vocabulary=config.tokenizer.word_hashes)
     if terms.flow:
+        if not isinstance(cache.frames, np.ndarray):
+            remedy = "Read from the cache, or set the weight to 0."
+            raise InputError("ObjectiveConfig.flow", expected="--read cache", got="another", remedy=remedy)
         folder = root / f"{_name_of_cache(cache.source_hash, cache.size_px)}-flow-{gap_name(gap_s)}"
         with together() as first:
             if first:
