@@ -20,6 +20,7 @@ try:
     from cyclemimic.recipes.paper import paper
     from cyclemimic.recipes.recipe import Recipe, RecipeObjective, find_recipe
     from cyclemimic.recipes.tiny import tiny
+    from cyclemimic.store.label_store import LabelStore
     from cyclemimic.train.endings import RunEndedError
     from cyclemimic.train.loop import LoopConfig, use_threads
     from cyclemimic.train.processes import processes
@@ -181,20 +182,46 @@ def tokenizer(
     print(f"tokenizer in {run}")
 
 
-def label(source: str, tokenizer: Path, out: Path, threads: int = 1, device: str = "cpu", cache: Path = CACHE) -> None:
+def label(
+    source: str,
+    tokenizer: Path,
+    out: Path,
+    shard_index: int = 0,
+    num_shards: int = 1,
+    read: Literal["cache", "direct"] = "cache",
+    threads: int = 1,
+    device: str = "cpu",
+    cache: Path = CACHE,
+) -> None:
     """Label every frame pair of a source with its latent action, into Parquet with provenance.
 
     Args:
         source: where the video lies, such as folder:PATH.
         tokenizer: a run of `cyclemimic tokenizer`.
         out: folder of the label store; what is labelled already is kept.
+        shard_index: which of `num_shards` jobs this is, from 0; the store can be read once all are done.
+        num_shards: how many jobs label this source together.
+        read: cache decodes the video once, direct as it is needed; jobs that start together need a finished cache, or
+            direct.
         threads: of one core each.
         device: cpu, cuda ...
         cache: folder of decoded frames.
     """
-    store = stations.run_label(
-        stations.open_source(source), tokenizer, out, cache_root=cache, threads=threads, device=device
+    missing = stations.run_label_part(
+        stations.open_source(source),
+        tokenizer,
+        out,
+        cache_root=cache,
+        threads=threads,
+        device=device,
+        part=shard_index,
+        num_parts=num_shards,
+        read=read,
     )
+    if missing and num_shards > 1:
+        print(f"job {shard_index} of {num_shards} is done; {len(missing)} shards are left to the others")
+        return
+    store = LabelStore.open(out)
     print(f"{len(store)} labels of {len(store.clips)} clips in {out}")
 
 

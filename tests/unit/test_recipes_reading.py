@@ -5,12 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from cyclemimic.cli import main
 from cyclemimic.data.seek import VideoFrames
 from cyclemimic.data.segments import SegmentLoader
 from cyclemimic.data.sources.folder import FolderSource
 from cyclemimic.data.video import write_video
 from cyclemimic.errors import InputError
 from cyclemimic.recipes.stations import cached, frames_of, run_label, run_tokenizer
+from cyclemimic.store.label_store import LabelStore
 from cyclemimic.train.stage1_tokenizer import tokenizer_facts
 from tests.journey.small import hashes, recipe
 from tests.unit.test_data_gap import textured_square
@@ -81,3 +83,31 @@ def test_flow_needs_the_cache(source, tmp_path):
     config = replace(config, objective=replace(config.objective, flow=0.1))
     with pytest.raises(InputError, match="--read cache"):
         run_tokenizer(source, config, tmp_path / "run", cache_root=tmp_path, trunk=None, read="direct")
+
+
+def test_jobs_that_share_a_folder_label_as_one_does_and_nothing_twice(source, tmp_path, capsys):
+    run = learn(source, tmp_path, "run")
+    cache = ("--cache", str(tmp_path / "cache"))
+
+    def label(out, *words):
+        main(["label", "--source", str(source.path), "--tokenizer", str(run), "--out", str(tmp_path / out), *words])
+
+    label("one", *cache)
+    for job in (2, 0):
+        label("several", "--shard-index", str(job), "--num-shards", "3", "--read", "direct", *cache)
+    assert "job 0 of 3 is done; 3 shards are left to the others" in capsys.readouterr().out
+    with pytest.raises(InputError, match="missing: 1, 4, 7"):
+        LabelStore.open(tmp_path / "several")
+    shards = tmp_path / "several"
+    before = {path.name: path.stat().st_mtime_ns for path in shards.glob("*.parquet")}
+    (shards / "labels-00002.parquet").unlink()  # as if killed before it was whole
+    for job in (2, 1):
+        label("several", "--shard-index", str(job), "--num-shards", "3", *cache)
+    after = {path.name: path.stat().st_mtime_ns for path in shards.glob("*.parquet")}
+    assert [name for name in before if after[name] != before[name]] == ["labels-00002.parquet"]
+    assert {n: h for n, h in hashes(shards).items() if n.endswith("parquet")} == {
+        n: h for n, h in hashes(tmp_path / "one").items() if n.endswith("parquet")
+    }
+    with pytest.raises(SystemExit):
+        label("several", "--shard-index", "3", "--num-shards", "3", *cache)
+    assert "a part below 3" in capsys.readouterr().err

@@ -36,12 +36,12 @@ from cyclemimic.recipes.objectives import univla_stages, with_backbone
 from cyclemimic.store.atomic import read_json, sha256_file, sha256_json, write_json
 from cyclemimic.store.flow_cache import FlowCache
 from cyclemimic.store.frame_cache import INDEX, FrameCache
-from cyclemimic.store.label_store import LabelStore
+from cyclemimic.store.label_store import LabelStore, missing_shards
 from cyclemimic.tokenizer.tokenizer import CONFIG as TOKENIZER
 from cyclemimic.tokenizer.tokenizer import WEIGHTS, LatentActionTokenizer
 from cyclemimic.train.checkpoint import CONFIG_FILE
 from cyclemimic.train.demonstrations import DemonstrationData, demonstration_data
-from cyclemimic.train.labels import label_cache
+from cyclemimic.train.labels import label_part
 from cyclemimic.train.loop import LoopConfig, train, use_threads
 from cyclemimic.train.processes import together
 from cyclemimic.train.progress import Progress
@@ -317,12 +317,33 @@ def run_label(
     source: Source, tokenizer_run: Path, out: Path, *, cache_root: Path, threads: int, device: str = "cpu"
 ) -> LabelStore:
     """Station 2 to 3: the encoder labels every pair of a source."""
+    run_label_part(source, tokenizer_run, out, cache_root=cache_root, threads=threads, device=device)
+    return LabelStore.open(out)
+
+
+def run_label_part(
+    source: Source,
+    tokenizer_run: Path,
+    out: Path,
+    *,
+    cache_root: Path,
+    threads: int,
+    device: str = "cpu",
+    part: int = 0,
+    num_parts: int = 1,
+    read: Literal["cache", "direct"] = "cache",
+) -> tuple[int, ...]:
+    """One of several jobs that label a source together; returns the shards that the store still lacks.
+
+    Jobs that start at once need a cache that is there already, or `read` direct.
+    """
     use_threads(threads)
     tokenizer = LatentActionTokenizer.load(tokenizer_run)
-    cache = cached(source, tokenizer.config.size_px, cache_root)
+    cache, _ = frames_of(source, tokenizer.config.size_px, cache_root, read)
     sha256 = sha256_file(tokenizer_run / WEIGHTS)
     gap_s, cuts = gap_for(cache, tokenizer_facts(tokenizer_run)["gap_s"]), shots(cache, cache_root)
-    return label_cache(tokenizer, sha256, cache, gap_s, out, cuts=cuts, device=device)
+    label_part(tokenizer, sha256, cache, gap_s, out, cuts=cuts, device=device, part=part, num_parts=num_parts)
+    return missing_shards(out)
 
 
 def run_pretrain(

@@ -256,6 +256,13 @@ class LabelStore:
         return slice(int(start), int(stop))
 
 
+def missing_shards(folder: Path | str) -> tuple[int, ...]:
+    """The numbers of the shards that a store still lacks. InputError where none was begun."""
+    _, num_shards = _read_manifest(Path(folder) / MANIFEST)
+    present = _shards(Path(folder))
+    return tuple(i for i in range(num_shards or 0) if i not in present)
+
+
 def _shards(folder: Path) -> dict[int, Path]:
     """The shards of a store by number, in order."""
     found = {int(m[1]): p for p in folder.glob("labels-*.parquet") if (m := _SHARD.fullmatch(p.name))}
