@@ -6,10 +6,10 @@ Letters in shapes: n frames of a file, T frames at a constant rate, S side of a 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 import av
 import numpy as np
@@ -21,14 +21,24 @@ from cyclemimic.embodiment.resize import Fit, resampler_name, resize_square
 from cyclemimic.errors import InputError
 from cyclemimic.store.atomic import sha256_json
 from cyclemimic.store.frame_cache import FrameCache, SkippedClip
+from cyclemimic.store.index import EpisodeIndex, EpisodeRow, build_index
 from cyclemimic.types import ClipInfo, Int64, Source, UInt8
 
 OPEN_FILES = 64  # decoders kept open
+_THE_CACHE = "Read it through the frame cache instead."
 
 
 @runtime_checkable
 class Filed(Protocol):
     """A source whose clips are files."""
+
+    def names(self) -> Sequence[str]:
+        """The names of all clips, in order."""
+        ...
+
+    def describe(self, name: str) -> ClipInfo:
+        """One clip's facts, from its file's header."""
+        ...
 
     def file_of(self, name: str) -> Path:
         """Where a clip lies."""
@@ -48,6 +58,9 @@ class VideoIndex:
     keys: Int64  # which frames need no other, ascending
     shown: Int64  # [T], which frame is on display at every multiple of 1 / fps
     fps: float
+    stream: int
+    height_px: int
+    width_px: int
 
     @property
     def key_spacing(self) -> float:
@@ -67,13 +80,13 @@ def index_video(path: Path | str, *, fps: float | None = None) -> VideoIndex:
     """
     path = Path(path)
     refuse_absent(path)
-    remedy = "Read it through the frame cache instead."
     if path.is_dir():
-        raise InputError(path, expected="a video file", got="a folder of pictures", remedy=remedy)
+        raise InputError(path, expected="a video file", got="a folder of pictures", remedy=_THE_CACHE)
     try:
         with av.open(str(path)) as container:
             stream = video_stream(container, path)
-            base, average = stream.time_base, stream.average_rate
+            base, average, number = stream.time_base, stream.average_rate, stream.index
+            height, width = stream.height, stream.width
             found = [(p.pts, p.is_keyframe) for p in container.demux(stream) if p.size and not p.is_discard]
     except (av.FFmpegError, UnicodeError) as error:
         raise unreadable(path, error) from None
@@ -83,7 +96,7 @@ def index_video(path: Path | str, *, fps: float | None = None) -> VideoIndex:
     known = len(pts) >= 2 and base is not None and not any(t is None for t, _ in found)
     if not known or (np.diff(pts) <= 0).any() or not is_key.any():
         got = f"{len(pts)} packets without a clear order"
-        raise InputError(path, expected="a time for every frame", got=got, remedy=remedy)
+        raise InputError(path, expected="a time for every frame", got=got, remedy=_THE_CACHE)
     assert base is not None
     times_s, found_hz = clock([float(t * base) for t in pts], float(average) if average else None)
     if fps is not None:
@@ -95,7 +108,82 @@ def index_video(path: Path | str, *, fps: float | None = None) -> VideoIndex:
         keys=np.flatnonzero(is_key),
         shown=np.arange(len(pts)) if shown is None else shown,
         fps=found_hz,
+        stream=number,
+        height_px=height,
+        width_px=width,
     )
+
+
+def episode_row(source: Filed, name: str) -> EpisodeRow:
+    """What an index holds of one clip; a clip that cannot be sought in has no frames, and `fault` says why."""
+    info = source.describe(name)
+    bare = EpisodeRow(
+        uri=name, embodiment=info.embodiment, fps=info.fps, instruction=info.instruction, licence=info.licence
+    )
+    try:
+        video = index_video(source.file_of(name), fps=source.rate_of(name))
+    except InputError as error:
+        return replace(bare, fault=str(error))
+    steps = np.diff(video.pts)
+    even = bool((steps == steps[0]).all() and len(video.shown) == len(video.pts))
+    return replace(
+        bare,
+        fps=video.fps,
+        frames=len(video.shown),
+        stream=video.stream,
+        height_px=video.height_px,
+        width_px=video.width_px,
+        key_times_s=(np.searchsorted(video.shown, video.keys) / video.fps).tolist(),
+        key_frames=video.keys.tolist(),
+        first_pts=int(video.pts[0]),
+        step_pts=int(steps[0]) if even else 0,
+        pts=() if even else video.pts.tolist(),
+        shown=() if even else video.shown.tolist(),
+    )
+
+
+def video_of(source: Filed, row: EpisodeRow) -> VideoIndex:
+    """What `index_video` found, from an index's row."""
+    even = row.step_pts > 0
+    return VideoIndex(
+        path=source.file_of(row.uri),
+        pts=row.first_pts + row.step_pts * np.arange(row.frames) if even else np.array(row.pts, np.int64),
+        keys=np.array(row.key_frames, np.int64),
+        shown=np.arange(row.frames) if even else np.array(row.shown, np.int64),
+        fps=row.fps,
+        stream=row.stream,
+        height_px=row.height_px,
+        width_px=row.width_px,
+    )
+
+
+def index_source(
+    source: Source, path: Path, *, threads: int = 1, progress: Callable[[int, int], None] | None = None
+) -> EpisodeIndex:
+    """The index of a source, made once and kept at `path`; goes on where a killed build stopped.
+
+    Raises:
+        InputError: a source whose clips are no files.
+    """
+    if not isinstance(source, Filed):
+        raise InputError(source.name, expected="a source that names its clips' files", got="none", remedy=_THE_CACHE)
+    files: Filed = source
+    return build_index(
+        path,
+        files.names(),
+        lambda name: episode_row(files, name),
+        lambda name: _bytes_of(files.file_of(name)),
+        threads=threads,
+        progress=progress,
+    )
+
+
+def _bytes_of(file: Path) -> int:
+    """-1 where it cannot be seen: the index will say why."""
+    try:
+        return file.stat().st_size
+    except OSError:
+        return -1
 
 
 class OpenVideo:
@@ -209,35 +297,39 @@ class VideoFrames:
         return out
 
 
-def open_videos(source: Source, size_px: int, *, fit: Fit = "crop", min_frames: int = 2) -> FrameCache:
+def open_videos(
+    source: Source, size_px: int, *, fit: Fit = "crop", min_frames: int = 2, index: EpisodeIndex | None = None
+) -> FrameCache:
     """A source as a frame cache whose frames are decoded when asked for; nothing is kept on disk.
 
-    Its clips, sizes and pixels are those that `build_cache` writes.
+    Its clips, sizes and pixels are those that `build_cache` writes. With the source's `index` no file is looked at.
 
     Raises:
         InputError: a source whose clips are no files, or none that is usable.
     """
-    remedy = "Read it through the frame cache instead."
     if not isinstance(source, Filed):
-        raise InputError(source.name, expected="a source that names its clips' files", got="none", remedy=remedy)
+        raise InputError(source.name, expected="a source that names its clips' files", got="none", remedy=_THE_CACHE)
     infos: list[ClipInfo] = []
     indices: list[VideoIndex] = []
     skipped: list[SkippedClip] = []
-    for clip in source.clips():
-        try:
-            index = index_video(source.file_of(clip.name), fps=source.rate_of(clip.name))
-        except InputError as error:
-            skipped.append(SkippedClip(name=clip.name, reason=str(error)))
+    for row in (episode_row(source, name) for name in source.names()) if index is None else index.rows():
+        if row.frames < min_frames:
+            reason = row.fault or f"{row.frames} frames, fewer than {min_frames}"
+            skipped.append(SkippedClip(name=row.uri, reason=reason))
             continue
-        if len(index.shown) < min_frames:
-            skipped.append(SkippedClip(name=clip.name, reason=f"{len(index.shown)} frames, fewer than {min_frames}"))
-            continue
-        told: dict[str, Any] = {**vars(clip), "num_frames": len(index.shown), "fps": index.fps}
-        infos.append(ClipInfo(**told))
-        indices.append(index)
+        info = ClipInfo(
+            name=row.uri,
+            embodiment=row.embodiment,
+            fps=row.fps,
+            num_frames=row.frames,
+            instruction=row.instruction,
+            licence=row.licence,
+        )
+        infos.append(info)
+        indices.append(video_of(source, row))
     if not infos:
         got = "; ".join(f"{s.name}: {s.reason}" for s in skipped[:3]) or "none"
-        raise InputError(source.name, expected="a video file that can be sought in", got=got, remedy=remedy)
+        raise InputError(source.name, expected="a video file that can be sought in", got=got, remedy=_THE_CACHE)
     frames, content = VideoFrames(indices, size_px, fit), source_hash(source)
     return FrameCache(
         clips=tuple(infos),

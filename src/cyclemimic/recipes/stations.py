@@ -22,7 +22,7 @@ from cyclemimic.data.cuts import cuts_of
 from cyclemimic.data.flow import build_flow
 from cyclemimic.data.gap import propose_gaps
 from cyclemimic.data.loader import PairLoader, split_clips
-from cyclemimic.data.seek import Filed, open_videos
+from cyclemimic.data.seek import Filed, index_source, open_videos
 from cyclemimic.data.segments import ReadMode, SegmentLoader, read_mode
 from cyclemimic.data.sources.film import FilmSource
 from cyclemimic.data.sources.folder import FolderSource
@@ -36,6 +36,7 @@ from cyclemimic.recipes.objectives import univla_stages, with_backbone
 from cyclemimic.store.atomic import read_json, sha256_file, sha256_json, write_json
 from cyclemimic.store.flow_cache import FlowCache
 from cyclemimic.store.frame_cache import INDEX, FrameCache
+from cyclemimic.store.index import EpisodeIndex
 from cyclemimic.store.label_store import LabelStore, missing_shards
 from cyclemimic.tokenizer.tokenizer import CONFIG as TOKENIZER
 from cyclemimic.tokenizer.tokenizer import WEIGHTS, LatentActionTokenizer
@@ -161,14 +162,28 @@ def frames_of(
             read = "cache"
         else:
             root.mkdir(parents=True, exist_ok=True)
-            read = read_mode(open_videos(source, size_px), shutil.disk_usage(root).free)
+            read = read_mode(open_videos(source, size_px, index=indexed(source, root)), shutil.disk_usage(root).free)
         print(f"read: {read}", flush=True)
     if read == "cache":
         return cached(source, size_px, root), read
-    videos = open_videos(source, size_px)
+    videos = open_videos(source, size_px, index=indexed(source, root))
     for skipped in videos.skipped:
         print(f"skipped {skipped.name}: {skipped.reason}", flush=True)
     return videos, read
+
+
+def indexed(source: Source, root: Path, *, threads: int = 1) -> EpisodeIndex:
+    """What reading a source's frames needs, looked up once and kept below `root`."""
+    path, said = root / f"index-{sha256_json(source.name)[:16]}.parquet", Progress(name="index", total=1)
+
+    def say(done: int, total: int) -> None:
+        said.total = total
+        said.update(done)
+
+    with together() as first:
+        if first:
+            index_source(source, path, threads=threads, progress=say)
+    return EpisodeIndex.open(path)
 
 
 def _name_of_cache(content: str, size_px: int) -> str:
