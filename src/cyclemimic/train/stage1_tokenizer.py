@@ -46,7 +46,7 @@ from cyclemimic.train.optim import (
 )
 from cyclemimic.train.processes import local_device, together
 from cyclemimic.train.progress import Waiting
-from cyclemimic.types import Float32
+from cyclemimic.types import Float32, Gap
 
 USAGE_BATCHES = 16
 SETTLING_BATCHES = 64
@@ -57,7 +57,8 @@ class TokenizerTraining:
     """Everything that decides how a tokenizer is trained.
 
     Args:
-        gap_s: H, seconds between now and later.
+        gap_s: H, seconds between now and later, of all bodies or of each; `auto` is what `data.gap` proposes for each,
+            and is settled before training.
         action_share: of the clips, whose true motion the term `actions` may use.
         first_batch: number of the first batch of the data order; a branch goes on where its trunk ended.
         precision: bf16 is autocast; on a CPU it pays only where the processor multiplies bf16.
@@ -66,7 +67,7 @@ class TokenizerTraining:
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
-    gap_s: float = 0.6
+    gap_s: Gap | Literal["auto"] = 0.6
     action_share: float = 0.02
     steps: int = 2000
     batch_size: int = 32
