@@ -93,7 +93,7 @@ def test_negative_and_long_integers_survive():
 def test_a_length_that_is_not_there_takes_no_memory():
     huge = struct.pack("<Q", 1 << 62)
     content = huge + framed(huge)[12 + len(huge) :]  # a length with its right checksum, and nothing behind it
-    with pytest.raises(InputError, match="record 0.*bytes of content"):
+    with pytest.raises(InputError, match=r"record 0.*bytes of content"):
         list(record_spans(content, "a shard"))
     with pytest.raises(InputError, match="bytes"):
         feature_spans(b"\x0a\xff\xff\xff\xff\xff\xff\xff\x7f", "a record")
@@ -213,9 +213,9 @@ def test_a_relative_gripper_stays_where_it_was_told_to_go(told, opened):
 
 def test_a_layout_names_a_column_or_a_feature_that_is_missing():
     layout = Layout(parts=(Columns(feature="action", axes=position(1.0), first=2),))
-    with pytest.raises(InputError, match="field action.*at least 5 columns, got 4"):
+    with pytest.raises(InputError, match=r"field action.*at least 5 columns, got 4"):
         layout.numbers({"action": np.zeros((2, 4))}, "here")
-    with pytest.raises(InputError, match="field action.*state"):
+    with pytest.raises(InputError, match=r"field action.*state"):
         layout.numbers({"state": np.zeros((2, 4))}, "here")
 
 
@@ -235,7 +235,7 @@ def test_language_table_spells_sentences_in_code_points(copy):
     assert source._instruction({"steps/letters": (feature(words),)}, "here") == "s"  # a scalar is one letter
     source._features["steps/letters"] = type(source._features["steps/action"])(kind="Tensor", shape=(8,))
     assert source._instruction({"steps/letters": (feature(words),)}, "here") == "schön"
-    with pytest.raises(InputError, match="Unicode|UTF-8"):
+    with pytest.raises(InputError, match=r"Unicode|UTF-8"):
         source._instruction({"steps/letters": (feature([0xD800] * 8),)}, "here")
 
 
@@ -290,7 +290,7 @@ def test_a_folder_above_the_version_says_which_to_name(copy, tmp_path):
 
 def feature_of(facts, *names):
     for name in ("steps", *names):
-        facts = facts["featuresDict"]["features"][name] if name != "steps" else facts["featuresDict"]["features"][name]
+        facts = facts["featuresDict"]["features"][name]
         facts = facts["sequence"]["feature"] if "sequence" in facts else facts
     return facts
 
@@ -366,7 +366,7 @@ def test_numbers_and_pictures_must_be_one_per_step(copy):
     records = records_of(copy / SHARD)
     edit(copy / "features.json", lambda f: feature_of(f, "action")["tensor"]["shape"].update(dimensions=["14"]))
     source = RldsSource(copy)
-    with pytest.raises(InputError, match="field steps/action: expected . steps of 14 numbers"):
+    with pytest.raises(InputError, match=r"field steps/action: expected . steps of 14 numbers"):
         source.read(source.clips()[0])
     write_records(copy / SHARD, [records[0].replace(b"steps/is_first", b"steps/was_first"[:14]), records[1]])
     assert RldsSource(copy).clips()[0].num_frames >= 2  # counted by is_last
