@@ -15,6 +15,7 @@ from PIL import Image
 
 from cyclemimic.data.sources.film import FilmSource
 from cyclemimic.data.sources.folder import FolderSource
+from cyclemimic.data.sources.hdf5 import Hdf5Source
 from cyclemimic.data.sources.rlds import RldsSource
 from cyclemimic.data.writers.film import film
 from cyclemimic.errors import InputError
@@ -58,6 +59,11 @@ def rlds_source(root):
     return RldsSource(root)
 
 
+def hdf5_source(root):
+    shutil.copytree(FIXTURES / "hdf5", root)
+    return Hdf5Source(root)
+
+
 def shard_of(source, clip):
     split, rest = clip.name.split("/")[0].split("-", 1)
     return source.path / f"bridge_dataset-{split}.tfrecord-{rest}"
@@ -80,6 +86,9 @@ SOURCES = {
     "folder": Kind(make=folder_source, file_of=lambda source, clip: source.path / clip.name),
     "film": Kind(make=film_source, file_of=lambda source, clip: source.path / "video" / clip.name),
     "rlds": Kind(make=rlds_source, file_of=shard_of),
+    "hdf5": Kind(
+        make=hdf5_source, file_of=lambda source, clip: source.path / clip.name.rpartition("/")[0], inside=True
+    ),
     "example": Kind(make=npz_source, file_of=lambda source, clip: source.path / clip.name),
 }
 

@@ -121,7 +121,7 @@ CONVENTIONS: tuple[Convention, ...] = (
     ),
     Convention(
         name="libero_*",  # LIBERO rendered again and turned upright, as OpenVLA publishes it
-        embodiment="libero_panda",
+        embodiment="panda",
         rate_hz=20.0,
         cameras={"front": "observation/image", "wrist": "observation/wrist_image"},
         actions=OSC_POSE,

@@ -22,6 +22,7 @@ from cyclemimic.data.flow import build_flow
 from cyclemimic.data.loader import PairLoader, split_clips
 from cyclemimic.data.sources.film import FilmSource
 from cyclemimic.data.sources.folder import FolderSource
+from cyclemimic.data.sources.hdf5 import Hdf5Source
 from cyclemimic.data.sources.rlds import RldsSource
 from cyclemimic.data.true_actions import TrueActions
 from cyclemimic.data.writers.film import FilmReport, film
@@ -50,7 +51,12 @@ from cyclemimic.worlds.arms import ArmsWorld
 from cyclemimic.worlds.drawn import DrawnWorld
 
 # One literal table per kind of thing.
-SOURCES: dict[str, Callable[[str], Source]] = {"folder": FolderSource, "film": FilmSource, "rlds": RldsSource}
+SOURCES: dict[str, Callable[[str], Source]] = {
+    "folder": FolderSource,
+    "film": FilmSource,
+    "rlds": RldsSource,
+    "hdf5": Hdf5Source,
+}
 WORLDS: dict[str, Callable[[], World]] = {
     "arms": ArmsWorld,
     "arms-distractor": partial(ArmsWorld, disturbance="distractor"),
