@@ -24,6 +24,7 @@ from cyclemimic.data.sources.film import FilmSource
 from cyclemimic.data.sources.folder import FolderSource
 from cyclemimic.data.sources.hdf5 import Hdf5Source
 from cyclemimic.data.sources.rlds import RldsSource
+from cyclemimic.data.sources.webdataset import WebDatasetSource
 from cyclemimic.data.true_actions import TrueActions
 from cyclemimic.data.writers.film import FilmReport, film
 from cyclemimic.errors import InputError, did_you_mean
@@ -56,6 +57,7 @@ SOURCES: dict[str, Callable[[str], Source]] = {
     "film": FilmSource,
     "rlds": RldsSource,
     "hdf5": Hdf5Source,
+    "webdataset": WebDatasetSource,
 }
 WORLDS: dict[str, Callable[[], World]] = {
     "arms": ArmsWorld,
