@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cyclemimic.data.sources.calvin import CalvinSource
 from cyclemimic.data.sources.film import FilmSource
 from cyclemimic.data.sources.folder import FolderSource
 from cyclemimic.data.sources.hdf5 import Hdf5Source
@@ -22,7 +23,7 @@ from cyclemimic.data.writers.film import film
 from cyclemimic.errors import InputError
 from cyclemimic.types import ClipInfo, Source, Task
 from cyclemimic_example.source import NpzSource
-from tests.unit.data_small import SPACE, ToyWorld, moving_square, tar_shards, video_folder
+from tests.unit.data_small import SPACE, ToyWorld, calvin_split, moving_square, tar_shards, video_folder
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 TASKS = [Task(body=b, skill="right", seed=s) for b in ("small", "big") for s in (10, 2)]
@@ -70,6 +71,11 @@ def webdataset_source(root):
     return WebDatasetSource(root)
 
 
+def calvin_source(root):
+    calvin_split(root)
+    return CalvinSource(root)
+
+
 def shard_of(source, clip):
     split, rest = clip.name.split("/")[0].split("-", 1)
     return source.path / f"bridge_dataset-{split}.tfrecord-{rest}"
@@ -97,6 +103,9 @@ SOURCES = {
     ),
     "webdataset": Kind(
         make=webdataset_source, file_of=lambda source, clip: source.path / clip.name.split("/")[0], inside=True
+    ),
+    "calvin": Kind(
+        make=calvin_source, file_of=lambda source, clip: source.path / f"episode_{clip.name.split('-')[2]}.npz"
     ),
     "example": Kind(make=npz_source, file_of=lambda source, clip: source.path / clip.name),
 }

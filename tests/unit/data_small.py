@@ -65,6 +65,28 @@ def tar_shards(root: Path) -> Path:
     return root
 
 
+def calvin_split(root: Path, sentences=("push the block", "öffne", "lift it")) -> Path:
+    """A split of CALVIN: steps 10 to 24, annotated windows (10, 13), (14, 18), (20, 22)."""
+    (root / "lang_annotations").mkdir(parents=True)
+    for step in range(10, 25):
+        np.savez_compressed(
+            root / f"episode_{step:07d}.npz",
+            rgb_static=moving_square(1, start=step)[0],
+            rgb_gripper=np.full((7, 5, 3), step, np.uint8),
+            rel_actions=np.array([1, -0.5, 0, 0, 0, 0.5, 1 if step < 16 else -1]),
+            robot_obs=np.array([*(np.arange(6) / 10 + step / 100), 0.04, *np.linspace(-1, 1, 7), 1.0]),
+            scene_obs=np.zeros(24),
+        )
+    np.save(root / "ep_start_end_ids.npy", np.array([[10, 24]]))
+    windows = [(10, 13), (np.int64(14), np.int64(18)), (20, 22)]
+    value = {
+        "language": {"ann": list(sentences), "task": ["x"] * 3, "emb": np.zeros((3, 1, 4), np.float32)},
+        "info": {"episodes": [], "indx": windows},
+    }
+    np.save(root / "lang_annotations" / "auto_lang_ann.npy", value, allow_pickle=True)
+    return root
+
+
 def counted_cache(folder: Path, lengths, bodies=None, fps=5.0, size_px=3) -> FrameCache:
     """A cache whose frame at row r holds the number r in its first pixels (r < 65536)."""
     recipe = CacheRecipe(source_hash="abc", size_px=size_px, resampler="none")

@@ -20,6 +20,7 @@ from cyclemimic.data.check import check_clips
 from cyclemimic.data.cuts import cuts_of
 from cyclemimic.data.flow import build_flow
 from cyclemimic.data.loader import PairLoader, split_clips
+from cyclemimic.data.sources.calvin import CalvinSource
 from cyclemimic.data.sources.film import FilmSource
 from cyclemimic.data.sources.folder import FolderSource
 from cyclemimic.data.sources.hdf5 import Hdf5Source
@@ -58,6 +59,7 @@ SOURCES: dict[str, Callable[[str], Source]] = {
     "rlds": RldsSource,
     "hdf5": Hdf5Source,
     "webdataset": WebDatasetSource,
+    "calvin": CalvinSource,
 }
 WORLDS: dict[str, Callable[[], World]] = {
     "arms": ArmsWorld,
