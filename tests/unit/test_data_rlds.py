@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import struct
 from pathlib import Path
@@ -244,6 +245,24 @@ def varint(n):
     while n > 0x7F:
         out, n = out + bytes([n & 0x7F | 0x80]), n >> 7
     return out + bytes([n])
+
+
+def test_sources_are_named_on_the_command_line_with_their_options():
+    from cyclemimic.recipes.stations import open_source
+
+    for text, clips in ((f"rlds:{FIXTURE}?split=val", 2), (f"hdf5:{FIXTURE.parent / 'hdf5'}?noops=drop", 6)):
+        source = open_source(text)
+        assert source.name == text and len(source.clips()) == clips
+    with pytest.raises(InputError, match="rlds"):
+        open_source(f"rldss:{FIXTURE}")
+
+
+def test_the_convention_in_the_guide_is_one():
+    text = (Path(__file__).parents[2] / "docs" / "guides" / "datasets.md").read_text()
+    (shown,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    found = {}
+    exec(shown, found)
+    assert [a.name for a in found["MINE"].action_space.axes] == ["x_m", "y_m", "z_m", "roll", "pitch", "yaw", "gripper"]
 
 
 # Bad input.
