@@ -220,6 +220,19 @@ def test_a_layout_names_a_column_or_a_feature_that_is_missing():
         layout.numbers({"state": np.zeros((2, 4))}, "here")
 
 
+def test_only_the_columns_that_count_must_be_finite():
+    layout = Layout(parts=(Columns(feature="action", axes=position(1.0), first=2),))
+    numbers = np.zeros((3, 6))
+    numbers[1, 5] = np.nan
+    assert layout.numbers({"action": numbers}, "here").shape == (3, 3)
+    numbers[1, 3] = np.inf
+    with pytest.raises(InputError, match="finite numbers, got NaN or infinity at step 1, column 3"):
+        layout.numbers({"action": numbers}, "here")
+    gripper = Layout(parts=(Gripper(feature="grip", closed=1, opened=-1, relative=True),))
+    with pytest.raises(InputError, match="step 1, column 0"):
+        gripper.numbers({"grip": np.array([[1], [np.nan]])}, "here")
+
+
 def test_language_table_spells_sentences_in_code_points(copy):
     spelt = Convention(
         name="x", embodiment="e", rate_hz=1, cameras={"a": "observation/image_0"}, instruction=("letters",)
@@ -448,6 +461,20 @@ def test_a_dataset_in_an_object_store_reads_the_same():
     assert list(source.clips()) == list(local.clips()) and source.fingerprint() == local.fingerprint()
     np.testing.assert_array_equal(source.read(source.clips()[2]).frames, local.read(local.clips()[2]).frames)
     files.rm("/bucket/rlds", recursive=True)
+
+
+def test_what_a_store_complains_of_is_an_input_error(monkeypatch):
+    fsspec = pytest.importorskip("fsspec")
+    files = fsspec.filesystem("memory")
+    files.pipe_file("/bucket/bad/dataset_info.json", b"{}")
+
+    def refuse(*args, **kwargs):
+        raise ArithmeticError("no credentials")
+
+    monkeypatch.setattr(type(files), "cat_file", refuse)
+    with pytest.raises(InputError, match=r"bucket/bad/dataset_info\.json: .*no credentials"):
+        RldsSource("memory://bucket/bad")
+    files.rm("/bucket/bad", recursive=True)
 
 
 def test_a_store_that_nobody_knows_is_named():

@@ -25,9 +25,14 @@ class Columns:
     first: int = 0
     scale: float = 1.0
 
+    @property
+    def span(self) -> slice:
+        """The columns."""
+        return slice(self.first, self.first + len(self.axes))
+
     def numbers(self, feature: NDArray[Any], where: str) -> NDArray[np.float64]:
         """[T, C] to [T, len(axes)]."""
-        taken = feature[:, self.first : self.first + len(self.axes)]
+        taken = feature[:, self.span]
         if taken.shape[1] != len(self.axes):
             expected = f"at least {self.first + len(self.axes)} columns"
             remedy = "This is another layout than the convention says; write one of your own."
@@ -54,6 +59,11 @@ class Gripper:
     def axes(self) -> tuple[Axis, ...]:
         """The one axis."""
         return (Axis(name=self.name, unit="fraction", low=0.0, high=1.0),)
+
+    @property
+    def span(self) -> slice:
+        """The column."""
+        return slice(self.column, self.column + 1)
 
     def numbers(self, feature: NDArray[Any], where: str) -> NDArray[np.float64]:
         """[T, C] to [T, 1]."""
@@ -107,9 +117,10 @@ class Layout:
             place = f"{where}, field {part.feature}"
             found = features[part.feature]
             taken.append(part.numbers(found, place))
-            if not np.isfinite(taken[-1]).all() or not np.isfinite(found).all():
-                step, column = np.argwhere(~np.isfinite(found))[0].tolist()
-                got = f"NaN or infinity at step {step}, column {column}"
+            unknown = np.argwhere(~np.isfinite(found[:, part.span]))
+            if len(unknown):
+                step, column = unknown[0].tolist()
+                got = f"NaN or infinity at step {step}, column {part.span.start + column}"
                 raise InputError(place, expected="finite numbers", got=got, remedy="Drop this episode.")
         return np.concatenate(taken, 1).astype(np.float32)
 

@@ -10,11 +10,12 @@ import mmap
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 from cyclemimic.errors import InputError, did_you_mean
 
+T = TypeVar("T")
 Options = Mapping[str, Callable[[str], Any]]  # how to read the value of each
 EDGE_BYTES = 64 << 10
 _REMEDY = "Check the path and whether you may read it; download it again where it is damaged."
@@ -83,23 +84,26 @@ class Place:
             if self.local:
                 found = [entry.name for entry in Path(self.path).iterdir()]
             else:
-                found = [str(entry).rsplit("/", 1)[-1] for entry in self._files.ls(self._root, detail=False)]
-        except (OSError, ValueError) as error:
+                entries = self._stored("", lambda: self._files.ls(self._root, detail=False))
+                found = [str(entry).rsplit("/", 1)[-1] for entry in entries]
+        except OSError as error:
             raise self._unreadable("", error) from None
         return sorted(name for name in found if name and name[0] != ".")
 
     def size_of(self, name: str) -> int:
         """Bytes of a file."""
+        if not self.local:
+            return self._stored(name, lambda: int(self._files.size(self._join(name))))
         try:
-            return (Path(self.path) / name).stat().st_size if self.local else int(self._files.size(self._join(name)))
-        except (OSError, ValueError, TypeError) as error:
+            return (Path(self.path) / name).stat().st_size
+        except OSError as error:
             raise self._unreadable(name, error) from None
 
     def whole(self, name: str) -> memoryview:
         """All bytes of a file: mapped where it is local, so that what is not looked at is not read."""
+        if not self.local:
+            return memoryview(self._stored(name, lambda: bytes(self._files.cat_file(self._join(name)))))
         try:
-            if not self.local:
-                return memoryview(bytes(self._files.cat_file(self._join(name))))
             with (Path(self.path) / name).open("rb") as handle:
                 if os.fstat(handle.fileno()).st_size == 0:  # nothing can be mapped
                     return memoryview(b"")
@@ -109,9 +113,10 @@ class Place:
 
     def span(self, name: str, start: int, length: int) -> bytes:
         """Some bytes of a file; fewer where it ends."""
+        if not self.local:
+            end = start + length
+            return self._stored(name, lambda: bytes(self._files.cat_file(self._join(name), start=start, end=end)))
         try:
-            if not self.local:
-                return bytes(self._files.cat_file(self._join(name), start=start, end=start + length))
             with (Path(self.path) / name).open("rb") as handle:
                 handle.seek(start)
                 return handle.read(length)
@@ -126,6 +131,13 @@ class Place:
         except InputError:
             return -1, ""
         return size, hashlib.sha256(b"".join(edges)).hexdigest()
+
+    def _stored(self, name: str, ask: Callable[[], T]) -> T:
+        """What a store answers."""
+        try:
+            return ask()
+        except Exception as error:  # every store has errors of its own kind; all become one of ours
+            raise self._unreadable(name, error) from error
 
     def _join(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{name}"

@@ -6,13 +6,13 @@ Letters in shapes: T frames, H W picture, C columns of a feature, A action axes,
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
 from numpy.typing import NDArray
 
 from cyclemimic.data.layouts import Layout
@@ -227,8 +227,8 @@ class RldsSource:
                 raise InputError(where, expected="at least 2 steps", got=str(max(0, num_frames)), remedy=remedy)
             instruction = self._instruction(parts, where)
         except InputError as error:
-            return _Record(shard=shard, number=number, fault=error)
-        return _Record(**{**vars(record), "num_frames": num_frames, "instruction": instruction})
+            return replace(record, fault=error)
+        return replace(record, num_frames=num_frames, instruction=instruction)
 
     def _num_steps(self, parts: Mapping[str, tuple[memoryview, ...]], where: str) -> int:
         for name in _SMALL:
@@ -275,7 +275,7 @@ class RldsSource:
             values = decoded(_taken(parts, feature, where), place)
             if isinstance(values, tuple):
                 _wrong(place, "numbers", "bytes")
-            width = int(np.prod(self._features[feature].shape, dtype=np.int64))
+            width = math.prod(self._features[feature].shape)
             if len(values) != num_steps * width:
                 _wrong(place, f"{num_steps} steps of {width} numbers", f"{len(values)} numbers")
             arrays[name] = values.reshape(num_steps, width)
@@ -424,7 +424,7 @@ def _text(values: Values, feature: _Feature | None, where: str) -> str:
         if isinstance(values, tuple):
             said = str(values[0], "utf-8")
         else:
-            width = int(np.prod(feature.shape)) if feature is not None and feature.shape else 1
+            width = math.prod(feature.shape) if feature is not None else 1
             said = "".join(chr(int(n)) for n in values[: min(width, 4096)])
     except (UnicodeDecodeError, ValueError, OverflowError) as error:
         remedy = "Go on without this episode, or write its sentence anew."
