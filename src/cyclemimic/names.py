@@ -26,16 +26,7 @@ def named(where: str, text: str, table: Mapping[str, T]) -> T:
                 remedy=did_you_mean(text, table),
             )
         return table[text]
-    module, _, name = text.partition(":")
-    try:
-        found: T = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(
-            where,
-            expected="an importable package.module:name",
-            got=f"{text!r} ({error})",
-            remedy="Check the spelling and PYTHONPATH.",
-        ) from error
+    found: T = imported(where, text)
     if not callable(found):
         raise InputError(
             where,
@@ -44,6 +35,20 @@ def named(where: str, text: str, table: Mapping[str, T]) -> T:
             remedy="Name what makes the thing.",
         )
     return found
+
+
+def imported(where: str, text: str) -> Any:
+    """What `package.module:name` names. Raises InputError where it cannot be imported."""
+    module, _, name = text.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(
+            where,
+            expected="an importable package.module:name",
+            got=f"{text!r} ({error})",
+            remedy="Check the spelling and PYTHONPATH.",
+        ) from error
 
 
 def meets(where: str, text: str, found: T, protocol: type[Any]) -> T:

@@ -7,19 +7,25 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from cyclemimic.data.sources.calvin import CalvinSource
 from cyclemimic.data.sources.film import FilmSource
 from cyclemimic.data.sources.folder import FolderSource
+from cyclemimic.data.sources.hdf5 import Hdf5Source
+from cyclemimic.data.sources.rlds import RldsSource
+from cyclemimic.data.sources.webdataset import WebDatasetSource
 from cyclemimic.data.writers.film import film
 from cyclemimic.errors import InputError
 from cyclemimic.types import ClipInfo, Source, Task
 from cyclemimic_example.source import NpzSource
-from tests.unit.data_small import SPACE, ToyWorld, moving_square, video_folder
+from tests.unit.data_small import SPACE, ToyWorld, calvin_split, moving_square, tar_shards, video_folder
 
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 TASKS = [Task(body=b, skill="right", seed=s) for b in ("small", "big") for s in (10, 2)]
 
 
@@ -50,18 +56,57 @@ def npz_source(root):
     return NpzSource(root)
 
 
+def rlds_source(root):
+    shutil.copytree(FIXTURES / "rlds", root)
+    return RldsSource(root)
+
+
+def hdf5_source(root):
+    shutil.copytree(FIXTURES / "hdf5", root)
+    return Hdf5Source(root)
+
+
+def webdataset_source(root):
+    tar_shards(root)
+    return WebDatasetSource(root)
+
+
+def calvin_source(root):
+    calvin_split(root)
+    return CalvinSource(root)
+
+
+def shard_of(source, clip):
+    split, rest = clip.name.split("/")[0].split("-", 1)
+    return source.path / f"bridge_dataset-{split}.tfrecord-{rest}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """A source under test: `make(folder)` fills the folder and opens it, `file_of(source, clip)` is what to damage."""
+    """A source under test: `make(folder)` fills the folder and opens it, `file_of(source, clip)` is what to damage.
+
+    One whose clips have their names `inside` a file cannot list them when that file is damaged; it lists the file.
+    """
 
     make: Callable
     file_of: Callable
+    inside: bool = False
 
 
 # A new source joins with one line.
 SOURCES = {
     "folder": Kind(make=folder_source, file_of=lambda source, clip: source.path / clip.name),
     "film": Kind(make=film_source, file_of=lambda source, clip: source.path / "video" / clip.name),
+    "rlds": Kind(make=rlds_source, file_of=shard_of),
+    "hdf5": Kind(
+        make=hdf5_source, file_of=lambda source, clip: source.path / clip.name.rpartition("/")[0], inside=True
+    ),
+    "webdataset": Kind(
+        make=webdataset_source, file_of=lambda source, clip: source.path / clip.name.split("/")[0], inside=True
+    ),
+    "calvin": Kind(
+        make=calvin_source, file_of=lambda source, clip: source.path / f"episode_{clip.name.split('-')[2]}.npz"
+    ),
     "example": Kind(make=npz_source, file_of=lambda source, clip: source.path / clip.name),
 }
 
@@ -137,11 +182,19 @@ def test_a_bad_clip_is_named_and_stops_no_other(kind, source, damage):
         noise = np.random.default_rng(0).bytes(len(content))
         path.write_bytes({"zero bytes": b"", "cut": content[: len(content) // 3], "noise": noise}[damage])
     again = opened_again(source)
-    assert [c.name for c in again.clips()] == [c.name for c in clips]
+    spared = [c for c in clips if kind.file_of(source, c) != path]
+    listed = [c.name for c in again.clips()]
+    if kind.inside:
+        gone = next(c for c in again.clips() if c.name.startswith(path.name) and c.num_frames == 0)
+        assert [n for n in listed if not n.startswith(path.name)] == [c.name for c in spared]
+    else:
+        gone = clips[1]
+        assert listed == [c.name for c in clips]
     with pytest.raises(InputError, match=re.escape(path.name)) as error:
-        again.read(clips[1])
+        again.read(gone)
     assert error.value.remedy and error.value.expected and error.value.got
-    for clip in (*clips[:1], *clips[2:]):
+    assert spared
+    for clip in spared:
         again.read(clip)
     again.fingerprint()
 

@@ -1,8 +1,13 @@
 """Small clips and a toy world for the tests of `store` and `data`; sizes differ, so that axes cannot mix."""
 
+import io
+import json
+import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from cyclemimic.data.video import write_video
 from cyclemimic.store.frame_cache import CacheRecipe, FrameCache, FrameCacheWriter
@@ -28,6 +33,57 @@ def video_folder(root: Path, clips: dict[str, int], fps=5.0) -> Path:
     """A folder of mp4 files, `clips` gives each one's number of frames."""
     for i, (name, num_frames) in enumerate(clips.items()):
         write_video(root / name, moving_square(num_frames, start=i), fps)
+    return root
+
+
+def tar_of(path: Path, members: dict[str, bytes]) -> Path:
+    """A plain tar with these members in this order."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def picture_bytes(picture, kind="PNG") -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def tar_shards(root: Path) -> Path:
+    """Two WebDataset shards: videos, with sentences beside them, and pictures."""
+    video_folder(root / "videos", {"a.mp4": 5, "b.mp4": 4})
+    a, b = ((root / "videos" / name).read_bytes() for name in ("a.mp4", "b.mp4"))
+    facts = {"embodiment": "franka", "caption": "push", "licence": "CC0-1.0", "other": [1]}
+    pictures = {f"p.{t:03d}.png": picture_bytes(p) for t, p in enumerate(moving_square(3))}
+    tar_of(root / "s-000.tar", {"arm/a.mp4": a, "arm/a.json": json.dumps(facts).encode(), "arm/b.mp4": b})
+    tar_of(root / "s-001.tar", pictures | {"p.txt": "schön\n".encode(), "p.json": b'{"fps": 4, "instruction": "x"}'})
+    shutil.rmtree(root / "videos")
+    return root
+
+
+def calvin_split(root: Path, sentences=("push the block", "öffne", "lift it")) -> Path:
+    """A split of CALVIN: steps 10 to 24, annotated windows (10, 13), (14, 18), (20, 22)."""
+    (root / "lang_annotations").mkdir(parents=True)
+    for step in range(10, 25):
+        np.savez_compressed(
+            root / f"episode_{step:07d}.npz",
+            rgb_static=moving_square(1, start=step)[0],
+            rgb_gripper=np.full((7, 5, 3), step, np.uint8),
+            rel_actions=np.array([1, -0.5, 0, 0, 0, 0.5, 1 if step < 16 else -1]),
+            robot_obs=np.array([*(np.arange(6) / 10 + step / 100), 0.04, *np.linspace(-1, 1, 7), 1.0]),
+            scene_obs=np.zeros(24),
+        )
+    np.save(root / "ep_start_end_ids.npy", np.array([[10, 24]]))
+    windows = [(10, 13), (np.int64(14), np.int64(18)), (20, 22)]
+    value = {
+        "language": {"ann": list(sentences), "task": ["x"] * 3, "emb": np.zeros((3, 1, 4), np.float32)},
+        "info": {"episodes": [], "indx": windows},
+    }
+    np.save(root / "lang_annotations" / "auto_lang_ann.npy", value, allow_pickle=True)
     return root
 
 

@@ -9,6 +9,7 @@ import struct
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import IO
 
 import av
 import numpy as np
@@ -86,26 +87,28 @@ def image_files(folder: Path) -> tuple[Path, ...]:
     return tuple(sorted(files, key=lambda p: natural_key(p.name)))
 
 
-def read_video(path: Path | str, *, fps: float | None = None) -> DecodedVideo:
+def read_video(path: Path | str, *, fps: float | None = None, file: IO[bytes] | None = None) -> DecodedVideo:
     """Decode a video file, or a folder of equally large png or jpg pictures.
 
     Args:
         path: mp4, webm, avi, gif, mov or mkv; or an image folder.
         fps: frames per second [Hz] instead of what the file says (image folders: 10).
+        file: what to decode; `path` then only names it.
 
     Raises:
         InputError: the file is missing, empty, cut short, no video, has a single frame, or is too large for
         memory.
     """
     path = Path(path)
-    if path.is_dir():
+    if file is None and path.is_dir():
         return _read_image_folder(path, fps or IMAGE_FOLDER_FPS_HZ)
-    refuse_absent(path)
+    if file is None:
+        refuse_absent(path)
     frames: list[UInt8] = []
     times: list[float | None] = []
     turned = False
     try:
-        with av.open(str(path)) as container:
+        with av.open(file or str(path)) as container:
             stream = video_stream(container, path)
             declared, rate = int(stream.frames), stream.average_rate
             for frame in container.decode(stream):
@@ -131,23 +134,24 @@ def read_video(path: Path | str, *, fps: float | None = None) -> DecodedVideo:
     return DecodedVideo(frames=np.stack(frames), times_s=times_s, fps=found_fps, remarks=remarks)
 
 
-def probe_video(path: Path | str, *, fps: float | None = None) -> VideoFacts:
+def probe_video(path: Path | str, *, fps: float | None = None, file: IO[bytes] | None = None) -> VideoFacts:
     """Number, rate and size of a clip's frames, from headers and packets alone; nothing is decoded.
 
     Raises:
         InputError: as `read_video`, as far as it shows without decoding.
     """
     path = Path(path)
-    if path.is_dir():
+    if file is None and path.is_dir():
         files = image_files(path)
         _refuse_short(path, len(files))
         with _open_image(files[0]) as image:
             width, height = image.size
         rate = fps or IMAGE_FOLDER_FPS_HZ
         return VideoFacts(num_frames=len(files), fps=rate, height_px=height, width_px=width)
-    refuse_absent(path)
+    if file is None:
+        refuse_absent(path)
     try:
-        with av.open(str(path)) as container:
+        with av.open(file or str(path)) as container:
             stream = video_stream(container, path)
             num_frames, average = int(stream.frames), stream.average_rate
             height, width = stream.height, stream.width

@@ -24,8 +24,12 @@ from cyclemimic.data.gap import propose_gaps
 from cyclemimic.data.loader import PairLoader, split_clips
 from cyclemimic.data.seek import Filed, index_source, open_videos
 from cyclemimic.data.segments import ReadMode, SegmentLoader, read_mode
+from cyclemimic.data.sources.calvin import CalvinSource
 from cyclemimic.data.sources.film import FilmSource
 from cyclemimic.data.sources.folder import FolderSource
+from cyclemimic.data.sources.hdf5 import Hdf5Source
+from cyclemimic.data.sources.rlds import RldsSource
+from cyclemimic.data.sources.webdataset import WebDatasetSource
 from cyclemimic.data.true_actions import TrueActions
 from cyclemimic.data.writers.film import FilmReport, film
 from cyclemimic.errors import InputError, did_you_mean
@@ -54,7 +58,14 @@ from cyclemimic.worlds.arms import ArmsWorld
 from cyclemimic.worlds.drawn import DrawnWorld
 
 # One literal table per kind of thing.
-SOURCES: dict[str, Callable[[str], Source]] = {"folder": FolderSource, "film": FilmSource}
+SOURCES: dict[str, Callable[[str], Source]] = {
+    "folder": FolderSource,
+    "film": FilmSource,
+    "rlds": RldsSource,
+    "hdf5": Hdf5Source,
+    "webdataset": WebDatasetSource,
+    "calvin": CalvinSource,
+}
 WORLDS: dict[str, Callable[[], World]] = {
     "arms": ArmsWorld,
     "arms-distractor": partial(ArmsWorld, disturbance="distractor"),
