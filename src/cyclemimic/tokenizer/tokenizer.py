@@ -222,8 +222,12 @@ class LatentActionTokenizer(nn.Module):
     @torch.no_grad()  # labels teach nobody here
     def label(self, now: Tensor, later: Tensor) -> tuple[Tensor, Tensor]:
         """Codes [B, L], and the margin [B]: how much farther the second nearest vector is, least over the slots."""
-        scene = self.see(now)
-        embedding = self.embed(self.read(self.watch(scene), scene, self.see(later)), batch_statistics=False)
+        return self.label_scenes(self.see(now), self.see(later))
+
+    @torch.no_grad()  # labels teach nobody here
+    def label_scenes(self, now: Scene, later: Scene) -> tuple[Tensor, Tensor]:
+        """`label` of scenes whose features are known."""
+        embedding = self.embed(self.read(self.watch(now), now, later), batch_statistics=False)
         nearest = self.quantizer.distances(embedding).topk(2, dim=-1, largest=False)
         return nearest.indices[..., 0], (nearest.values[..., 1] - nearest.values[..., 0]).amin(-1)
 
