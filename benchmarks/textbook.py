@@ -3,7 +3,7 @@
 Separate q, k and v; softmax over an explicit matrix of weights; temporal attention as a masked T x T matrix for each
 place; every block for every token of both frames. Parameters and work are those of UniVLA's published class.
 
-Letters in shapes: B batch, T = 2 frames, N patches, S tokens of one frame, L latent tokens, F width of features, C width.
+Letters in shapes: B batch, T = 2 frames, N patches, S tokens of one frame, F width of features, C width.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class TextbookTokenizer(nn.Module):
         tokens = self.action_tokens.expand(*features.shape[:2], -1, -1)
         raw = self.to_code(self.encoder(torch.cat([tokens, features], 2))[:, 1, :count])
         vectors = self.codebook[torch.cdist(raw.float(), self.codebook.float()).argmin(-1)]
-        # Straight through: the decoder's gradient goes to the embedding; codebook and commitment have terms of their own.
+        # Straight through: the decoder's gradient goes to the embedding; the codebook has terms of its own.
         passed = raw + (vectors - raw).detach()
         seen = torch.cat([self.action_in(passed), self.patch_in(features[:, 0])], 1)
         rebuilt = self.out(self.decoder(seen[:, None])[:, 0])[:, count:]

@@ -92,9 +92,7 @@ def our_step(
         for module in modules:
             module.zero_grad(set_to_none=True)
         with cast:
-            terms = tokenizer_terms(
-                tokenizer, critic, buffer, batch, config, 0.5, torch.Generator().manual_seed(0)
-            )
+            terms = tokenizer_terms(tokenizer, critic, buffer, batch, config, 0.5, torch.Generator().manual_seed(0))
             total = terms.total
         total.backward()
         if critic is not None:
