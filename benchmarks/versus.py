@@ -7,7 +7,7 @@ features at hand, and modules that are imported but play no part in the step are
 
 from __future__ import annotations
 
-import importlib
+import contextlib
 import importlib.util
 import sys
 from pathlib import Path
@@ -46,11 +46,12 @@ class Public(nn.Module):
         frames = features.new_zeros(len(features), 2, 3, 1, 1)  # only counted: the tower looks at nothing
         with _on_this_device():
             found = self.model({"videos": frames})
-        loss = F.mse_loss(found["recon"], found["target"])
-        loss = (
-            loss + F.mse_loss(found["emb"].detach(), found["z"]) + 0.25 * F.mse_loss(found["emb"], found["z"].detach())
-        )
+        embedding, vectors = found["emb"], found["z"]
+        # Each of the two teaches one side: the codebook, and the encoder.
+        loss = F.mse_loss(vectors, embedding.detach()) + 0.25 * F.mse_loss(embedding, vectors.detach())
+        loss = loss + F.mse_loss(found["recon"], found["target"])
         if "z_uncontrol" in found:
+            # That codebook is frozen: only the encoder is taught.
             loss = loss + 0.25 * F.mse_loss(found["emb_uncontrol"], found["z_uncontrol"].detach())
         return loss
 
@@ -88,18 +89,14 @@ def _load(file: Path) -> ModuleType:
 
 
 def _missing() -> dict[str, Any]:
-    """Empty modules for what such a file imports and the step does not use, where it is not installed."""
-    empty: dict[str, Any] = {}
-    for name in ("torchvision", "rotary_embedding_torch"):
-        if importlib.util.find_spec(name) is None:
-            empty[name] = mock.MagicMock()
-    if "torchvision" in empty:
-        empty["torchvision"].transforms.Normalize = lambda **_: nn.Identity()
-    return empty
+    """Empty modules for what such a file imports and the step does not use."""
+    vision = mock.MagicMock()
+    vision.transforms.Normalize = lambda **_: nn.Identity()
+    return {"torchvision": vision, "rotary_embedding_torch": mock.MagicMock(), "transformers": mock.MagicMock()}
 
 
-def _on_this_device() -> Any:
+def _on_this_device() -> contextlib.AbstractContextManager[object]:
     """Where there is no GPU, `.cuda()` leaves a tensor where it is."""
     if torch.cuda.is_available():
-        return mock.patch.object(torch.Tensor, "_unused", None, create=True)
+        return contextlib.nullcontext()
     return mock.patch.object(torch.Tensor, "cuda", lambda self, *_: self)
