@@ -157,31 +157,38 @@ def ratios(steps: dict[str, dict[str, float]]) -> dict[str, float]:
 
 
 def taking_turns(steps: dict[str, Step], device: str, repeats: int) -> dict[str, dict[str, Any]]:
-    """Seconds of each step, the least of its repeats; all warm up, then all run once, then again."""
-    found: dict[str, list[float]] = {name: [] for name in steps}
+    """Seconds of each step, the least of its repeats; all warm up, then all run once, then again.
+
+    Of one thread these are seconds of the process's own CPU time, which other programs hardly change; else the wall's.
+    """
+    alone = device == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if alone else time.perf_counter
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
     for repeat in range(repeats + 1):
         for name, step in steps.items():
             wait(device)
-            began = time.perf_counter()
+            began, began_wall = clock(), time.perf_counter()
             step()
             wait(device)
             if repeat:
-                found[name].append(time.perf_counter() - began)
-    return {n: {"seconds": round(min(s), 4), "repeats": [round(v, 4) for v in s]} for n, s in found.items()}
+                found[name].append((clock() - began, time.perf_counter() - began_wall))
+    return {
+        name: {
+            "seconds": round(min(own for own, _ in both), 4),
+            "wall_s": round(min(wall for _, wall in both), 4),
+            "repeats": [round(own, 4) for own, _ in both],
+        }
+        for name, both in found.items()
+    }
 
 
 def matrix_ceiling(device: str, dtype: torch.dtype) -> float:
     """FLOP per second of one large matrix product, the best of some."""
     side = 8192 if device == "cuda" else 1024
     a, b = torch.randn(2, side, side, device=device, dtype=dtype)
-    best = 0.0
-    for _ in range(6):
-        wait(device)
-        began = time.perf_counter()
-        a @ b
-        wait(device)
-        best = max(best, 2 * side**3 / (time.perf_counter() - began))
-    return best
+    product: Step = lambda: a @ b  # noqa: E731
+    seconds: float = taking_turns({"product": product}, device, 6)["product"]["seconds"]
+    return 2 * side**3 / max(seconds, 1e-9)
 
 
 def settings(device: str, counts: list[int]) -> dict[str, tuple[int, torch.dtype | None]]:
