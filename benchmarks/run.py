@@ -7,6 +7,7 @@ other programs on the machine change the wall's clock and hardly that. A measure
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tokenizer_step
 import torch
 from loader import read_mode_numbers
 from torch import nn
@@ -30,9 +32,10 @@ from cyclemimic.evaluate.pages import this_machine
 from cyclemimic.nn.batches import pixels
 from cyclemimic.recipes.tiny import tiny
 from cyclemimic.store.atomic import write_json
-from cyclemimic.store.frame_cache import FrameCache
+from cyclemimic.store.frame_cache import CacheRecipe, FrameCache, FrameCacheWriter
 from cyclemimic.tokenizer.tokenizer import LatentActionTokenizer
 from cyclemimic.train.demonstrations import demonstration_data
+from cyclemimic.train.labels import label_cache
 from cyclemimic.train.loop import use_threads
 from cyclemimic.train.stage1_tokenizer import TokenizerStage, TokenizerTraining
 from cyclemimic.train.stage3_finetune import FinetuneStage
@@ -142,6 +145,47 @@ def tokenizer_numbers(loader: PairLoader, repeats: int, steps: int) -> dict[str,
     return found
 
 
+def repeated(cache: FrameCache, folder: Path, *, copies: int) -> FrameCache:
+    """The clips of a cache some times over, under other names."""
+    with FrameCacheWriter(folder, CacheRecipe(source_hash="copies", size_px=cache.size_px, resampler="none")) as writer:
+        for copy in range(copies):
+            for clip, first in zip(cache.clips, cache.offsets, strict=True):
+                frames = np.array(cache.frames[first : first + clip.num_frames])
+                writer.add(replace(clip, name=f"{copy}/{clip.name}"), frames)
+        writer.finish()
+    return FrameCache.open(folder)
+
+
+def label_numbers(cache: FrameCache, place: Path, repeats: int) -> dict[str, Measured]:
+    """Labelling a source into a store, and what it cannot do without."""
+    config = tiny().genie.tokenizer
+    tokenizer = LatentActionTokenizer(config).eval()
+    cache = repeated(cache, place / "long", copies=12)  # so that opening and closing files is not what is timed
+    loader = PairLoader([cache], GAP_S)
+    frames = pixels(np.array(cache.frames))
+    ready = [(tokenizer.see(pixels(p.now)), tokenizer.see(pixels(p.later))) for p in loader.all_pairs(256)]
+    folders = itertools.count()
+
+    def label() -> int:
+        label_cache(tokenizer, "none", cache, GAP_S, place / f"labels-{next(folders)}", num_shards=1)
+        return loader.num_pairs
+
+    @torch.no_grad()
+    def network() -> int:
+        for part in frames.split(256):
+            tokenizer.backbone(part)
+        for now, later in ready:
+            tokenizer.label_scenes(now, later)
+        return loader.num_pairs
+
+    unit = "pairs per core-second"
+    control = "plain: backbone once per frame, and encoder, on ready tensors"
+    return {
+        "label": measure(label, unit=unit, says="label a source into a store", repeats=repeats),
+        "plain": measure(network, unit=unit, says=control, repeats=repeats),
+    }
+
+
 def world_numbers(repeats: int) -> dict[str, Measured]:
     """Steps of a world with its pictures, and without."""
 
@@ -239,6 +283,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=8, help="training steps in one repeat")
+    parser.add_argument("--shapes", default="small", help="of the tokenizer's step on given features")
     told = parser.parse_args()
     use_threads(1)
     began_cpu, began_wall = time.process_time(), time.perf_counter()
@@ -253,15 +298,20 @@ def main() -> None:
         loader = PairLoader([cache], GAP_S, batch_size=recipe.genie.batch_size)
         rooms = {
             "tokenizer": tokenizer_numbers(loader, told.repeats, told.steps),
+            "label": label_numbers(cache, root, told.repeats),
             "loader": read_mode_numbers(measure, told.repeats),
             "world": world_numbers(told.repeats),
             "policy": policy_numbers(source, told.repeats),
         }
+    over = rooms["label"]["label"].value / rooms["label"]["plain"].value
+    step = tokenizer_step.measure(shapes=told.shapes, batch=4, repeats=2, counts=[1, 2])
     ratios = {
         "ac3_step_over_genie_step": rooms["tokenizer"]["train_genie"].value / rooms["tokenizer"]["train_ac3"].value,
         "segment_over_random": rooms["loader"]["segment"].value / rooms["loader"]["random"].value,
         "cache_over_random": rooms["loader"]["cache"].value / rooms["loader"]["random"].value,
         "drawing_over_stepping": rooms["world"]["arms_plain"].value / rooms["world"]["arms"].value,
+        "label_over_backbone_and_encoder": over,
+        **{f"step_{name}": value for name, value in step["ratio"].items()},
         "policy_over_its_tower": rooms["policy"]["act"].value / rooms["policy"]["act_plain"].value,
     }
     record: dict[str, Any] = {
@@ -273,6 +323,7 @@ def main() -> None:
         "wall_s": round(time.perf_counter() - began_wall, 1),
         "ratios": {name: round(value, 2) for name, value in ratios.items()},
         **{room: {name: asdict(m) for name, m in numbers.items()} for room, numbers in rooms.items()},
+        "tokenizer_step": step,
     }
     for measured in record["loader"].values():
         measured["pairs_per_core_s"] = measured["value"]  # for whoever reads one key: loader.segment.pairs_per_core_s

@@ -1,11 +1,13 @@
 """E reads two frames with learnable action tokens; the stream of the frame now knows nothing of what follows."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 from cyclemimic.nn.transformer import SpatioTemporalBlock
-from tests.paper.small import BATCH, CODE_WIDTH, TOKENS, small_batch, small_tokenizer
+from tests.paper.small import BATCH, CODE_WIDTH, TOKENS, small_batch, small_config, small_tokenizer
 
 
 def test_embedding_has_one_vector_per_token_and_length_one():
@@ -80,3 +82,20 @@ def test_the_last_block_computes_only_what_is_read_and_gives_the_same():
     _, memory = block.now(x_now, read)
     torch.testing.assert_close(memory, (key[:, :read], value[:, :read]))
     torch.testing.assert_close(block.later(x_later, memory, read), block.later(x_later, (key, value))[:, :read])
+
+
+@pytest.mark.parametrize("readout", ["later", "difference"])
+@pytest.mark.parametrize("change", ["pixels", "none"])
+def test_both_frames_at_once_give_what_one_after_the_other_gives(readout, change):
+    config = replace(small_config().encoder, readout=readout)
+    tokenizer, batch = small_tokenizer(encoder=config, change=change), small_batch()
+    now, later = tokenizer.see(batch.now), tokenizer.see(batch.later)
+    found = []
+    for at_once in (True, False):
+        stream, said = tokenizer.watch_and_read(now, later) if at_once else (tokenizer.watch(now), None)
+        said = tokenizer.read(stream, now, later) if said is None else said
+        tokenizer.zero_grad()
+        # The stream's own gradient counts as well: AC3 reads it again.
+        (said.square().sum() + sum(k.sum() + v.square().sum() for k, v in stream.memory)).backward(retain_graph=True)
+        found.append((said, stream.memory, {n: p.grad.clone() for n, p in tokenizer.encoder.named_parameters()}))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-4)

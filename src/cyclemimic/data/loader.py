@@ -129,6 +129,11 @@ class PairLoader:
         return tuple(clip.name for clip, row in zip(self.clips, self._actions.first, strict=True) if row >= 0)
 
     @property
+    def gap_frames(self) -> Int64:
+        """H of each clip in frames [clips]; 0 for clips without a pair."""
+        return self._gap_of_clip
+
+    @property
     def num_pairs(self) -> int:
         """How many different pairs there are."""
         return len(self._clip)

@@ -5,11 +5,33 @@ Letters in shapes: B batch, T tokens of one frame, C width, H heads.
 
 from __future__ import annotations
 
+from typing import overload
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 KeyValue = tuple[Tensor, Tensor]  # each [B, T, C]
+
+
+class QueryKeyValue(nn.Linear):
+    """Queries, keys and values in one product; or in two, where not all tokens ask."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, 3 * width)
+
+    @overload
+    def forward(self, x: Tensor) -> Tensor: ...
+    @overload
+    def forward(self, x: Tensor, asking: Tensor) -> tuple[Tensor, Tensor]: ...
+    def forward(self, x: Tensor, asking: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        """[..., C] -> [..., 3 C]; or the queries of the tokens `asking`, and keys and values [..., 2 C] of all."""
+        if asking is None:
+            return super().forward(x)
+        parts = [self.in_features, 2 * self.in_features]
+        # Split, not sliced: the gradient is one concatenation.
+        (ask, offer), (ask_bias, offer_bias) = self.weight.split(parts), self.bias.split(parts)
+        return F.linear(asking, ask, ask_bias), F.linear(x, offer, offer_bias)
 
 
 class SpatialAttention(nn.Module):
@@ -18,7 +40,7 @@ class SpatialAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
+        self.qkv = QueryKeyValue(width)
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor, read: int | None = None) -> Tensor:
@@ -28,10 +50,9 @@ class SpatialAttention(nn.Module):
         if read is None:
             query, key, value = self.qkv(x).view(batch, tokens, 3, *heads).permute(2, 0, 3, 1, 4)
         else:
-            weight, bias = self.qkv.weight, self.qkv.bias
-            query = F.linear(x[:, :read], weight[:width], bias[:width]).view(batch, read, *heads).transpose(1, 2)
-            pair = F.linear(x, weight[width:], bias[width:]).view(batch, tokens, 2, *heads)
-            key, value = pair.permute(2, 0, 3, 1, 4)
+            asked, offered = self.qkv(x, asking=x[:, :read])
+            query = asked.view(batch, read, *heads).transpose(1, 2)
+            key, value = offered.view(batch, tokens, 2, *heads).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(query, key, value)
         return self.out(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
@@ -76,10 +97,20 @@ class SpatioTemporalBlock(nn.Module):
         self.norm1, self.spatial = nn.LayerNorm(width), SpatialAttention(width, heads)
         self.norm2, self.qkv, self.out = (
             nn.LayerNorm(width),
-            nn.Linear(width, 3 * width),
+            QueryKeyValue(width),
             nn.Linear(width, width),
         )
         self.norm3, self.mlp = nn.LayerNorm(width), MLP(width)
+
+    def both(self, x: Tensor, read: int | None = None) -> tuple[Tensor, KeyValue]:
+        """`now` and `later` at once, for [2 B, T, C] with the frames now first: the same in half as many products."""
+        x = x[:, :read] + self.spatial(self.norm1(x), read)
+        seen = self.norm2(x)
+        query, offered = self.qkv(seen, asking=seen[len(seen) // 2 :])  # the frame now asks nobody
+        (key_now, value_now), (key, value) = (half.chunk(2, dim=-1) for half in offered.chunk(2))
+        mixed = self._mixed(query, key, value, (key_now, value_now))
+        x = x + self.out(torch.cat([value_now, mixed]))
+        return x + self.mlp(self.norm3(x)), (key_now, value_now)
 
     def now(self, x: Tensor, read: int | None = None, *, finish: bool = True) -> tuple[Tensor, KeyValue]:
         """The frame now [B, T, C]; returns its tokens and the keys and values that a later frame will look at.
@@ -88,7 +119,8 @@ class SpatioTemporalBlock(nn.Module):
         Without `finish` the tokens are of no use: the last block's, where only the later frame's are read out.
         """
         x = x[:, :read] + self.spatial(self.norm1(x), read)
-        _, key, value = self.qkv(self.norm2(x)).chunk(3, dim=-1)
+        seen = self.norm2(x)
+        key, value = self.qkv(seen, asking=seen[:0])[1].chunk(2, dim=-1)  # it asks nobody
         if not finish:
             return x, (key, value)
         x = x + self.out(value)
@@ -98,11 +130,15 @@ class SpatioTemporalBlock(nn.Module):
         """The later frame [B, T, C], which looks at itself and at `earlier`; only the first `read` tokens if told."""
         x = x[:, :read] + self.spatial(self.norm1(x), read)
         query, key, value = self.qkv(self.norm2(x)).chunk(3, dim=-1)
+        x = x + self.out(self._mixed(query, key, value, earlier))
+        return x + self.mlp(self.norm3(x))  # type: ignore[no-any-return]
+
+    def _mixed(self, query: Tensor, key: Tensor, value: Tensor, earlier: KeyValue) -> Tensor:
+        """What the later frame's tokens [B, T, C] take from themselves and from `earlier`."""
         key_now, value_now = earlier
-        batch, tokens, width = x.shape
+        batch, tokens, width = query.shape
         heads = (batch, tokens, self.heads, width // self.heads)
         logit = (query * (key - key_now)).view(heads).sum(-1, keepdim=True) * (width // self.heads) ** -0.5
         weight = torch.sigmoid(logit)
-        mixed = value_now.view(heads) + weight * (value - value_now).view(heads)
-        x = x + self.out(mixed.reshape(batch, tokens, width))
-        return x + self.mlp(self.norm3(x))  # type: ignore[no-any-return]
+        mixed = value_now.reshape(heads) + weight * (value - value_now).view(heads)
+        return mixed.view(batch, tokens, width)

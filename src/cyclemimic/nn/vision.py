@@ -88,7 +88,7 @@ class ConvStem(nn.Module):
 
     def forward(self, frames: Tensor) -> Features:
         """[B, channels, H, W] -> patches [B, N, C]."""
-        x = torch.cat([frames * 2 - 1, coordinates(frames)], dim=1)
+        x = with_coordinates(frames)
         for convolution in self.convolutions:
             x = F.gelu(convolution(x))
         x = x + self.mix(x)
@@ -121,6 +121,15 @@ def build_backbone(config: BackboneConfig) -> nn.Module:
     if not config.trainable:
         backbone.requires_grad_(False)
     return backbone
+
+
+def with_coordinates(frames: Tensor) -> Tensor:
+    """Frames [B, C, H, W] in [0, 1] as [B, C + 2, H, W] in [-1, 1], the last two channels x and y.
+
+    Channels lie innermost in memory, which convolutions keep: on a CPU that makes them faster.
+    """
+    x = torch.cat([frames * 2 - 1, coordinates(frames)], dim=1)
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def coordinates(frames: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from cyclemimic.errors import InputError
 from cyclemimic.nn.batches import Features, Scene
 from cyclemimic.nn.transformer import SpatialBlock
-from cyclemimic.nn.vision import ConvStem, coordinates
+from cyclemimic.nn.vision import ConvStem, coordinates, with_coordinates
 from cyclemimic.tokenizer.quantizer import at_least_float
 
 
@@ -208,14 +208,15 @@ class MotionDecoder(nn.Module):
         """Frames [B, 3, H, W] and vectors [B, L, D] -> frames [B, 3, H, W]."""
         frames, code = _pixels_of(now), vectors.flatten(1)
         place = coordinates(frames)
-        fine = F.gelu(self.stem(torch.cat([frames * 2 - 1, place], dim=1)))
+        fine = F.gelu(self.stem(with_coordinates(frames)))
         coarse = F.gelu(self._film(self.down(fine), self.modulate_down(code)))
         coarse = coarse + F.gelu(self.middle(coarse))
         joined = torch.cat([fine, F.interpolate(coarse, scale_factor=2.0)], dim=1)
         joined = F.gelu(self._film(self.up(joined), self.modulate_up(code)))
         # Thinned first: planes at full size are what costs most here.
         whole = F.interpolate(self.thin(joined), size=frames.shape[-2:], mode="bilinear", align_corners=False)
-        planes = self.out(F.gelu(self.fine(torch.cat([whole, frames], dim=1))))
+        whole = torch.cat([whole, frames], dim=1).contiguous(memory_format=torch.channels_last)
+        planes = self.out(F.gelu(self.fine(whole)))
         mask = torch.sigmoid(planes[:, -4:-3] - 3)
         paint = torch.sigmoid(planes[:, -3:])
         flow = self._flow(planes, fine, code, place)

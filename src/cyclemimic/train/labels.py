@@ -1,4 +1,7 @@
-"""Between stations 2 and 3: the encoder as inverse-dynamics model labels whole sources, once."""
+"""Between stations 2 and 3: the encoder as inverse-dynamics model labels whole sources, once.
+
+Letters in shapes: B pairs, S side of the picture.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from cyclemimic.data.loader import PairLoader
+from cyclemimic.data.loader import PairArrays, PairLoader
 from cyclemimic.errors import InputError
-from cyclemimic.nn.batches import pixels
+from cyclemimic.nn.batches import Scene, pixels
 from cyclemimic.nn.collectives import num_processes, process_number
 from cyclemimic.store.frame_cache import FrameCache
 from cyclemimic.store.label_store import LabelProvenance, LabelRows, LabelStore, LabelStoreWriter
@@ -70,9 +74,9 @@ def label_part(
         for shard in range(shards)[part::num_parts][process_number() :: num_processes()]:
             if writer.has(shard):
                 continue
-            parts = []
+            parts, scenes = [], ScenesOnce(tokenizer, loader, place)
             for arrays in loader.all_pairs(batch_size, shard=shard, num_shards=shards):
-                codes, margin = tokenizer.label(pixels(arrays.now, place), pixels(arrays.later, place))
+                codes, margin = tokenizer.label_scenes(*scenes.of(arrays))
                 parts.append((arrays.clip, arrays.frame, codes.cpu().numpy(), margin.cpu().numpy()))
                 done += len(arrays)
                 if is_first():  # the others have done about as much
@@ -94,3 +98,42 @@ def label_cache(
     """Label every pair of `cache` and return the store: the only part of one, see `label_part`."""
     label_part(tokenizer, tokenizer_sha256, cache, gap_s, folder, **settings)
     return LabelStore.open(folder)
+
+
+class ScenesOnce:
+    """The scenes of pairs that come clip after clip, ascending in time; the backbone sees every frame once.
+
+    Engineering. A frame is `later` of one pair and `now` of another. What no pair to come can need is let go: about one
+    batch and the frames of one gap are held.
+    """
+
+    def __init__(self, tokenizer: LatentActionTokenizer, loader: PairLoader, device: torch.device | str) -> None:
+        self._tokenizer, self._device = tokenizer, device
+        self._gaps = loader.gap_frames
+        frames = np.array([c.num_frames for c in loader.clips], np.int64)
+        self._before = np.cumsum(frames) - frames  # frames of all clips are numbered through
+        self._held: Scene | None = None
+        self._numbers = np.zeros(0, np.int64)  # of the frames held, in their order
+
+    @torch.no_grad()  # labels teach nobody here
+    def of(self, pairs: PairArrays) -> tuple[Scene, Scene]:
+        """The scenes now and later of B pairs, each with frames [B, 3, S, S] and their features."""
+        now = self._before[pairs.clip] + pairs.frame
+        numbers = np.concatenate([now, now + self._gaps[pairs.clip]])
+        wanted, first = np.unique(numbers, return_index=True)
+        stay, fresh = self._numbers >= wanted[0], ~np.isin(wanted, self._numbers)
+        held, self._numbers = self._held, np.concatenate([self._numbers[stay], wanted[fresh]])
+        if held is not None and not stay.all():
+            held = held.take(self._index(np.flatnonzero(stay)))
+        if fresh.any():
+            pictures = np.concatenate([pairs.now, pairs.later])[first[fresh]]
+            seen = self._tokenizer.see(pixels(pictures, self._device))
+            held = seen if held is None else held.joined(seen)
+        assert held is not None, "a batch has pairs"
+        order = np.argsort(self._numbers)
+        place = order[np.searchsorted(self._numbers, numbers, sorter=order)]
+        self._held = held
+        return held.take(self._index(place[: len(now)])), held.take(self._index(place[len(now) :]))
+
+    def _index(self, rows: Int64) -> torch.Tensor:
+        return torch.from_numpy(rows).to(self._device)
