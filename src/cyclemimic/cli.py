@@ -17,6 +17,7 @@ try:
     from cyclemimic.recipes import demo as demo_recipe
     from cyclemimic.recipes import dry_run as rehearsal
     from cyclemimic.recipes import judging, remote, stations
+    from cyclemimic.recipes.ablations import changed
     from cyclemimic.recipes.paper import paper
     from cyclemimic.recipes.recipe import Recipe, RecipeObjective, find_recipe
     from cyclemimic.recipes.tiny import tiny
@@ -504,8 +505,9 @@ VERBS: dict[str, Callable[..., Any]] = {
 
 
 def the_recipe(name: str) -> Recipe:
-    """A recipe by name."""
-    return find_recipe(name, RECIPES)
+    """A recipe by name, with changes behind it: tiny+term_flow+critic_pairs."""
+    base, *changes = name.split("+")
+    return changed(find_recipe(base, RECIPES), changes)
 
 
 def main(arguments: list[str] | None = None) -> None:
