@@ -63,4 +63,6 @@ def _shares(name: str, codes: Int64, num_codes: int) -> dict[str, float]:
     if not len(codes):
         return {}
     share = shares(codes, num_codes)
-    return {f"{name}.{slot}.{code}": float(share[slot, code]) for slot in range(len(share)) for code in range(num_codes)}
+    return {
+        f"{name}.{slot}.{code}": float(share[slot, code]) for slot in range(len(share)) for code in range(num_codes)
+    }

@@ -87,7 +87,6 @@ class Planner:
     Args:
         recipe_name: what `--recipe` was, to which changes are joined.
         base: that recipe.
-        num_bodies: of the film.
         body_names: of the film, in the world's order.
         share: of the recipe's steps.
         pace_ms: CPU-ms per pair by objective, for guesses of time alone.
@@ -178,23 +177,24 @@ class Planner:
         bodies = self.body_names[:count] if count < len(self.body_names) else ()
         config = row.training(self.base, self.share)
         # Everything is learnt from video alone, but for the term that may see a few true motions.
-        kind = f"film:{film.folder}" if config.objective.actions else f"folder:{film.folder}/video"
+        video = f"folder:{film.folder}/video"
+        source = f"film:{film.folder}" if config.objective.actions else video
         begun: tuple[Made, ...] = ()
         words: tuple[object, ...] = ()
         if row.begin == "trunk":
             trunk = self._training(
                 "trunk", seed, row.recipe_name(self.recipe_name), shortened(recipe.trunk, self.share),
-                "trunk", film, kind, bodies,
+                "trunk", film, video, bodies,
             )  # fmt: skip
             begun, words = (trunk,), ("--trunk", trunk.folder)
         if row.begin == "features":
             trunk = self._training(
-                "trunk", seed, self.recipe_name, shortened(self.base.trunk, self.share), "trunk", film, kind, bodies
+                "trunk", seed, self.recipe_name, shortened(self.base.trunk, self.share), "trunk", film, video, bodies
             )
             begun, words = (trunk,), ("--backbone", trunk.folder)
         return self._training(
             row.name.replace("+", "_"), seed, row.recipe_name(self.recipe_name), config, row.objective,
-            film, kind, bodies, words, begun,
+            film, source, bodies, words, begun,
         )  # fmt: skip
 
     def _training(

@@ -163,9 +163,7 @@ TABLES: dict[str, TableSpec] = {
                     changes=("paper_literal",),
                     begin="random",
                 ),
-                Row(
-                    name="ac3_literal", says="AC3 as the paper prints it", changes=("paper_literal",), begin="random"
-                ),
+                Row(name="ac3_literal", says="AC3 as the paper prints it", changes=("paper_literal",), begin="random"),
                 AC3,
                 _term("term_composition", "AC3 and z(a, b) + z(b, c) = z(a, c)"),
                 _term("term_reversal", "AC3 and z(a, b) = -z(b, a)"),
