@@ -71,8 +71,12 @@ def test_the_cells_are_whole(measured):
     for cell in cells.values():
         assert cell.record.quality.pairs > 0 and cell.cpu_ms_per_pair > 0 and not cell.inert
         assert set(PILOT) <= set(cell.extra)
-        share = [value for name, value in cell.extra.items() if name.startswith(f"share.raw.{BODIES[0]}.0.")]
-        assert len(share) == 7 and sum(share) == pytest.approx(1)
+        whole = {}
+        for name, value in cell.extra.items():
+            if name.startswith("share."):
+                group, _, code = name.rpartition(".")
+                whole.setdefault(group, {})[int(code)] = value
+        assert whole and all(len(share) == 7 and sum(share.values()) == pytest.approx(1) for share in whole.values())
 
 
 def test_the_result_and_the_pages(measured):

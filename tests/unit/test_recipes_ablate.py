@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from cyclemimic.recipes import ablate
 from cyclemimic.recipes.ablate import inert_terms, study_of
 from cyclemimic.recipes.planning import StudySize
 from cyclemimic.recipes.published import NOT_MEASURED, PUBLISHED, tables_text
+from cyclemimic.recipes.stations import make_world
 from cyclemimic.recipes.table_pages import RowPicture
 from cyclemimic.recipes.tables import TABLES, find_table
 from cyclemimic.recipes.tiny import tiny
@@ -290,7 +292,7 @@ def test_rows_on_frozen_features_see_those_of_a_trunk(study):
     jobs = study(rows=("univla",), seeds=1)._whole.jobs
     (univla,) = (job for job in jobs.values() if "univla" in job.arguments)
     backbone = univla.arguments[univla.arguments.index("--backbone") + 1]
-    (trunk,) = (job for job in jobs.values() if ("--run", backbone) in zip(job.arguments, job.arguments[1:]))
+    (trunk,) = (job for job in jobs.values() if ("--run", backbone) in pairwise(job.arguments))
     assert trunk.name in univla.after and "--trunk" not in univla.arguments
 
 
@@ -298,6 +300,9 @@ def test_less_video_is_judged_on_all_of_it(study):
     jobs = study("data", rows=("clips-eighth", "half-bodies"), seeds=1)._whole.jobs
     films = [job.arguments for job in jobs.values() if job.arguments[0] == "film"]
     assert sorted(words[words.index("--episodes") + 1] for words in films) == ["40", "5"]
+    few = {j.arguments[j.arguments.index("--bodies") + 1 :] for j in jobs.values() if "--bodies" in j.arguments}
+    bodies = make_world("arms").bodies
+    assert few == {bodies[:1], bodies[:2]}
     assert len({words[words.index("--first-seed") + 1] for words in films}) == 1
     judged = {j.arguments[j.arguments.index("--source") + 1] for j in jobs.values() if j.arguments[0] == "evaluate"}
     assert len(judged) == 1

@@ -3,16 +3,20 @@
 from dataclasses import asdict, replace
 
 import pytest
+import torch
 
 from cyclemimic.cli import the_recipe
 from cyclemimic.errors import InputError
 from cyclemimic.nn.vision import BackboneConfig
 from cyclemimic.recipes import ablations
+from cyclemimic.recipes.objectives import univla_stages
+from cyclemimic.recipes.tables import TABLES
 from cyclemimic.recipes.tiny import tiny
 from cyclemimic.store.atomic import sha256_json
 from cyclemimic.train.checkpoint import dotted
 from cyclemimic.train.stage1_tokenizer import TokenizerStage
-from tests.unit.test_stage1 import Pairs
+from tests.paper.small import BATCH, FROZEN, small_config
+from tests.unit.test_stage1 import CRITIC, Pairs
 
 TERMS = ("composition", "reversal", "flow", "reader", "adversary", "actions")
 PARTS = ("trunk", "genie", "ac3")
@@ -104,3 +108,31 @@ def test_the_printed_paper_has_its_cycle_from_the_first_step_and_as_many_steps_a
     assert literal.steps == ours.steps
     assert literal.objective.weights(0.0)["cycle"] == ours.objective.weights(0.99)["cycle"] > 0
     assert ours.objective.weights(0.0)["cycle"] == 0
+
+
+def small_recipe():
+    """The tiny recipe with nets and batches of a test."""
+    recipe = tiny()
+    parts = {name: getattr(recipe, name) for name in PARTS}
+    small = {"tokenizer": small_config(word_hashes=11), "discriminator": CRITIC, "batch_size": BATCH}
+    return replace(recipe, **{name: replace(part, **small) for name, part in parts.items()})
+
+
+def trainings(row):
+    """What the commands of a row train, one after the other."""
+    config = row.training(small_recipe(), 1.0)
+    if row.begin == "features":
+        config = replace(config, tokenizer=replace(config.tokenizer, backbone=FROZEN))
+    return univla_stages(config) if row.objective == "univla" else (config,)
+
+
+@pytest.mark.parametrize(("table", "row"), [(t, r.name) for t, table in TABLES.items() for r in table.rows])
+def test_every_row_of_every_table_takes_its_last_step(table, row):
+    for config in trainings(TABLES[table].row(row)):
+        stage = TokenizerStage(config, Pairs(config.batch_size))
+        figures = stage.step(config.steps - 1)
+        assert all(torch.isfinite(value).all() for value in figures.values())
+        wanted = {name for name, weight in stage.config.objective.weights(0.999).items() if weight}
+        if stage.critic is None:
+            wanted.discard("discriminator")
+        assert wanted <= set(figures)

@@ -87,7 +87,9 @@ def t_quantile(freedom: int) -> float:
     """How many standard errors 95 % of means lie within, with `freedom` >= 1 degrees of freedom."""
     assert freedom >= 1
     z = 1.959963984540054
-    return _T[freedom - 1] if freedom <= len(_T) else z + (z**3 + z) / (4 * freedom)
+    if freedom <= len(_T):
+        return _T[freedom - 1]
+    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
 
 
 @dataclass(frozen=True, kw_only=True)
