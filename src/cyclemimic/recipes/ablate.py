@@ -18,7 +18,7 @@ from cyclemimic.evaluate.pages import this_machine
 from cyclemimic.evaluate.pilot import measure_pilot
 from cyclemimic.evaluate.records import load_quality, load_rollouts
 from cyclemimic.evaluate.summary import null_for_nan
-from cyclemimic.recipes.jobs import JobFailedError, Jobs
+from cyclemimic.recipes.jobs import Jobs
 from cyclemimic.recipes.judging import known_motion
 from cyclemimic.recipes.planning import QUARTER, CellPlan, Planner, StudySize, needed
 from cyclemimic.recipes.recipe import Recipe
@@ -211,6 +211,7 @@ class Study:
                 lanes=self.lanes,
                 command=self.command,
                 budget_s=self.budget_s,
+                keep_going=True,  # a row that ends in NaN must not cost the others their night
             )
 
             def gather() -> None:
@@ -221,12 +222,10 @@ class Study:
 
             jobs.ended = lambda job: gather()
             gather()  # a run that was killed may have left what was measured and not written down
-            try:
-                jobs.run()
-            except JobFailedError as failed:
-                print(failed)
+            jobs.run()
+            if jobs.failures:
                 code = 1
-            if jobs.left and not code:
+            elif jobs.left:
                 code = RunInterruptedError.exit_code
                 print(f"the budget is spent; {len(jobs.left)} commands are left, the same command goes on")
         self.write()
