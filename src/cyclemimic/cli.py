@@ -14,11 +14,16 @@ from cyclemimic.robot.command import main as drive_command
 try:
     import tyro
 
+    from cyclemimic.recipes import ablate as studies
     from cyclemimic.recipes import demo as demo_recipe
     from cyclemimic.recipes import dry_run as rehearsal
     from cyclemimic.recipes import judging, remote, stations
+    from cyclemimic.recipes.ablations import changed
     from cyclemimic.recipes.paper import paper
+    from cyclemimic.recipes.planning import StudySize
+    from cyclemimic.recipes.published import tables_text
     from cyclemimic.recipes.recipe import Recipe, RecipeObjective, find_recipe
+    from cyclemimic.recipes.tables import find_table
     from cyclemimic.recipes.tiny import tiny
     from cyclemimic.store.label_store import LabelStore
     from cyclemimic.train.endings import RunEndedError
@@ -33,6 +38,8 @@ except ModuleNotFoundError as missing:
 
 RECIPES = {"tiny": tiny, "paper": paper}
 CACHE = Path("runs/cache")
+RESULTS = Path("benchmarks/results")
+STUDY = StudySize()
 
 
 def film(
@@ -400,7 +407,8 @@ def evaluate(
         source: for a tokenizer, video whose true motion is known, film:PATH; for a policy, demonstrations that it
             never saw: the error of its chunks per axis, for robots that have no simulator.
         judge: for a tokenizer, folder of the independent judge; fitted on first use.
-        split: for a policy and a source, which clips.
+        split: which clips: for a policy and a source any of the three; a tokenizer is judged on the test clips, or
+            with `validation` on those for choices.
         without: for a policy and a source, another policy beside it, such as one without pre-training.
         suite: for a policy, a fixed set of tasks: arms, or package.module:Class; then neither world nor skills count.
         world: for a policy, where it acts; a name, or package.module:Class.
@@ -426,7 +434,13 @@ def evaluate(
                 remedy="Name what `film` wrote.",
             )
         quality = judging.run_quality(
-            run, source, judge or run.parent / "judge", out or run, cache_root=cache, controls=controls
+            run,
+            source,
+            judge or run.parent / "judge",
+            out or run,
+            cache_root=cache,
+            side="validation" if split == "validation" else "test",
+            controls=controls,
         )
         print(judging.quality_text(quality))
         return
@@ -522,6 +536,106 @@ def demo(run: Path = Path("runs/demo"), quick: Annotated[bool, tyro.conf.FlagCre
     sys.exit(demo_recipe.run_demo(run, quick=quick))
 
 
+def ablate(
+    table: str,
+    recipe: str = "tiny",
+    rows: tuple[str, ...] = (),
+    seeds: int | None = None,
+    split: Literal["validation", "test"] = "validation",
+    quarter: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    ours: str | None = None,
+    latent_only: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    episodes: int = STUDY.episodes,
+    bodies: tuple[str, ...] = STUDY.bodies,
+    skills: tuple[str, ...] = STUDY.skills,
+    acting_body: str = STUDY.acting_body,
+    acting_skills: tuple[str, ...] = STUDY.acting_skills,
+    per_skill: int = STUDY.per_skill,
+    acting_episodes: int = STUDY.acting_episodes,
+    run: Path = Path("runs/ablate"),
+    results: Path = RESULTS,
+    log: Path = Path("docs/log.md"),
+    lanes: int = 2,
+    budget_minutes: float | None = None,
+    device: str | None = None,
+    cache: Path = CACHE,
+    dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+) -> None:
+    """A table of the paper over several seeds, on simulated arms. What is measured already is not measured again.
+
+    A seed is a new initialisation, a new order of the data, and new video. Exit code 75: the budget was spent, and the
+    same command goes on.
+
+    Args:
+        table: pilot, objective, buffer, discriminator, decoder, head, routing, codes or data.
+        recipe: tiny, or package.module:function; the scale.
+        rows: which rows beside the control; all unless named. ac3+CHANGE+CHANGE makes a row of changes.
+        seeds: how many, 0 and up; 5 unless given, 2 with `quarter`.
+        split: validation for choices; test only once hypothesis and configuration are committed to the log.
+        quarter: screen: a quarter of the recipe's steps.
+        ours: the row that the result file compares with the control; the table's unless given.
+        latent_only: train no policies.
+        episodes: filmed per body and skill, for each seed.
+        bodies: who is filmed; all unless named.
+        skills: what is filmed.
+        acting_body: whose demonstrations, and who acts.
+        acting_skills: what it is shown and asked.
+        per_skill: demonstrations of each skill.
+        acting_episodes: in closed loop, of each skill.
+        run: folder for films and runs; may be removed once all cells are measured.
+        results: folder for cells, the result file, Markdown and HTML.
+        log: the log of experiments.
+        lanes: commands at a time, of one core each.
+        budget_minutes: stop after so long.
+        device: of the tokenizers; the recipe's unless given.
+        cache: folder of decoded frames.
+        dry_run: only say which cells there are, and how many CPU-minutes they take.
+    """
+    study = studies.study_of(
+        find_table(table),
+        recipe_name=recipe,
+        base=the_recipe(recipe),
+        rows=rows,
+        seeds=seeds,
+        split=split,
+        quarter=quarter,
+        ours=ours,
+        latent_only=latent_only,
+        size=StudySize(
+            episodes=episodes,
+            bodies=bodies,
+            skills=skills,
+            acting_body=acting_body,
+            acting_skills=acting_skills,
+            per_skill=per_skill,
+            acting_episodes=acting_episodes,
+        ),
+        run=run,
+        results=results,
+        log=log,
+        cache=cache,
+        lanes=lanes,
+        budget_minutes=budget_minutes,
+        device=device,
+    )
+    if dry_run:
+        print(study.dry_run())
+        return
+    sys.exit(study.measure())
+
+
+def report(tables: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False, results: Path = RESULTS) -> None:
+    """Print the paper's tables in its row order: what is published, and what was measured here, or that nothing was.
+
+    Args:
+        tables: the paper's tables; the only report so far.
+        results: folder of the result files of `ablate`.
+    """
+    if not tables:
+        raise InputError("report", expected="--tables", got="nothing", remedy="Say which report is wanted.")
+    print(tables_text(results))
+
+
 def doctor() -> None:
     """Say what this machine has and what it lacks."""
     print(judging.doctor())
@@ -538,14 +652,17 @@ VERBS: dict[str, Callable[..., Any]] = {
     "inspect": inspect,
     "serve": serve,
     "drive": drive,
+    "ablate": ablate,
+    "report": report,
     "doctor": doctor,
     "demo": demo,
 }
 
 
 def the_recipe(name: str) -> Recipe:
-    """A recipe by name."""
-    return find_recipe(name, RECIPES)
+    """A recipe by name, with changes behind it: tiny+term_flow+critic_pairs."""
+    base, *changes = name.split("+")
+    return changed(find_recipe(base, RECIPES), changes)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -37,6 +37,7 @@ def test_every_verb_has_its_test():
     assert set(VERBS) == {
         *("film", "data", "tokenizer", "label", "pretrain", "finetune", "evaluate", "inspect", "doctor", "demo"),
         *("serve", "drive"),  # test_drive.py
+        *("ablate", "report"),  # test_ablate.py
     }
     assert set(RECIPES) == {"tiny", "paper"}
 

@@ -33,6 +33,35 @@ def test_a_failed_job_shows_the_end_of_what_it_said(tmp_path):
     assert not (tmp_path / "jobs" / "done" / "next.json").exists()
 
 
+def test_a_spent_budget_asks_what_runs_to_end_and_a_later_run_goes_on(tmp_path):
+    told, ended = tmp_path / "told", []
+    waits = f"import pathlib, time; p = pathlib.Path({str(told)!r}); p.exists() or (p.touch(), time.sleep(60))"
+    jobs = [job("a"), job("long", waits, after=("a",)), job("last", after=("long",))]
+    first = Jobs(
+        jobs=jobs, folder=tmp_path / "jobs", command=PYTHON, budget_s=2.0, ended=lambda j: ended.append(j.name)
+    )
+    began_s = time.monotonic()
+    first.run()
+    assert time.monotonic() - began_s < 30 and told.exists()
+    assert first.left == ("long", "last") and ended == ["a"] and first.is_done(jobs[0])
+    again = Jobs(jobs=jobs, folder=tmp_path / "jobs", command=PYTHON)
+    again.run()
+    assert again.left == ()
+
+
+def test_where_one_may_fail_all_that_does_not_need_it_is_run(tmp_path):
+    jobs = [
+        job("bad", "raise SystemExit('not finite')"),
+        job("next", after=("bad",)),
+        job("other"),
+        job("last", after=("other",)),
+    ]
+    run = Jobs(jobs=jobs, folder=tmp_path, command=PYTHON, keep_going=True)
+    run.run()
+    assert run.left == ("bad", "next") and [failure.job.name for failure in run.failures] == ["bad"]
+    assert "not finite" in str(run.failures[0])
+
+
 @pytest.mark.parametrize("quick", [True, False])
 def test_the_demo_never_asks_for_what_no_earlier_command_makes(tmp_path, quick):
     jobs = demo_jobs(tmp_path, plan(quick))

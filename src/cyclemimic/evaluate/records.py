@@ -45,7 +45,12 @@ def save_quality(path: Path, record: QualityRecord) -> None:
 
 def load_quality(path: Path) -> QualityRecord:
     """Undo `save_quality`. Older and newer records read too: what they lack is NaN, what is unknown is left out."""
-    found = nan_for_null(read_json(path))
+    return quality_record(read_json(path))
+
+
+def quality_record(values: Mapping[str, Any]) -> QualityRecord:
+    """A tokenizer's measurement from what JSON holds of it."""
+    found = nan_for_null(values)
     judge = {**found["judge"], "r2_axes": tuple(found["judge"]["r2_axes"])}
     return QualityRecord(
         quality=_read(Quality, found["quality"]),
@@ -69,7 +74,7 @@ def _read(kind: type[T], values: Mapping[str, Any]) -> T:
 
 def nan_for_null(value: Any) -> Any:
     """Undo `null_for_nan`: JSON knows no NaN, which stands for what the data has no test of."""
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {k: nan_for_null(v) for k, v in value.items()}
     if isinstance(value, list):
         return [nan_for_null(v) for v in value]

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,22 +48,42 @@ class JobFailedError(RuntimeError):
 
 @dataclass(kw_only=True)
 class Jobs:
-    """Runs `jobs`, each listed behind those it needs, `lanes` at a time. Jobs marked as done are not run again."""
+    """Runs `jobs`, each listed behind those it needs, `lanes` at a time. Jobs marked as done are not run again.
+
+    Args:
+        budget_s: stop after so long, with `left` to do; what runs then is asked to end, and a later run goes on.
+        ended: told of each job once it is marked as done.
+        keep_going: a job that fails goes to `failures`, and all that does not need it is run.
+    """
 
     jobs: Sequence[Job]
     folder: Path
     lanes: int = 2
     say_every_s: float = 15.0
     command: tuple[str, ...] = (sys.executable, "-m", "cyclemimic.cli")
+    budget_s: float | None = None
+    ended: Callable[[Job], None] | None = None
+    keep_going: bool = False
+    failures: list[JobFailedError] = field(default_factory=list)
     _running: dict[str, tuple[subprocess.Popen[bytes], float]] = field(default_factory=dict)
     _done: dict[str, float] = field(default_factory=dict)  # name -> seconds it took
     _began_s: float = field(default_factory=time.monotonic)
 
+    @property
+    def left(self) -> tuple[str, ...]:
+        """Names of the jobs that are not done."""
+        return tuple(job.name for job in self.jobs if job.name not in self._done)
+
+    def is_done(self, job: Job) -> bool:
+        """Whether it is marked as done, in this run or an earlier one."""
+        return self._mark(job).exists()
+
     def run(self) -> float:
-        """Run everything that is left; returns the seconds of all jobs as they lay in time, earlier sittings included.
+        """Run what is left, or as much as the budget lets; returns the seconds spent, earlier sittings included.
 
         Raises:
-            JobFailedError: a job ended with an error. The others are stopped; a later run goes on.
+            JobFailedError: a job ended with an error. The others are stopped; a later run goes on. Never with
+                `keep_going`.
         """
         # A terminated run must take its commands along; the default would leave them behind, still writing.
         before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
@@ -77,7 +97,9 @@ class Jobs:
             earlier_s = float(read_json(clock)["seconds"])
         said_s = 0.0
         try:
-            while len(self._done) < len(self.jobs):
+            while self._ahead():
+                if self.budget_s is not None and time.monotonic() - self._began_s >= self.budget_s:
+                    break
                 self._start_ready()
                 time.sleep(0.2)
                 self._collect()
@@ -95,6 +117,14 @@ class Jobs:
             write_json(clock, {"seconds": total_s})
         return total_s
 
+    def _ahead(self) -> list[Job]:
+        """Jobs that are not done and do not need one that failed."""
+        lost = {failure.job.name for failure in self.failures}
+        for job in self.jobs:
+            if lost & set(job.after):
+                lost.add(job.name)
+        return [job for job in self.jobs if job.name not in lost and job.name not in self._done]
+
     def _mark(self, job: Job) -> Path:
         return self.folder / "done" / f"{job.name}.json"
 
@@ -102,8 +132,8 @@ class Jobs:
         return self.folder / "logs" / f"{job.name}.log"
 
     def _start_ready(self) -> None:
-        for job in self.jobs:
-            idle = job.name not in self._done and job.name not in self._running
+        for job in self._ahead():
+            idle = job.name not in self._running
             if len(self._running) < self.lanes and idle and all(name in self._done for name in job.after):
                 print(f"- {job.says}", flush=True)
                 with self._log(job).open("wb") as log:
@@ -122,9 +152,16 @@ class Jobs:
             del self._running[job.name]
             if code != 0:
                 tail = "\n".join(self._log(job).read_text(errors="replace").splitlines()[-12:])
-                raise JobFailedError(job=job, log=self._log(job), tail=tail)
+                failure = JobFailedError(job=job, log=self._log(job), tail=tail)
+                if not self.keep_going:
+                    raise failure
+                print(failure, flush=True)
+                self.failures.append(failure)
+                continue
             self._done[job.name] = time.monotonic() - began_s
             write_json(self._mark(job), {"seconds": self._done[job.name]})
+            if self.ended is not None:
+                self.ended(job)
 
     def _line(self, spent_s: float) -> str:
         """How far all is: what runs, what it said last, and how long is left."""

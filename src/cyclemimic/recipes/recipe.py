@@ -56,7 +56,15 @@ class Recipe:
 
         terms = branch.objective
         terms = replace(terms, cycle=shifted(terms.cycle), realism=shifted(terms.realism))
-        return replace(self.trunk, objective=terms, steps=steps, final_learning_rate=branch.final_learning_rate)
+        return replace(
+            self.trunk,
+            objective=terms,
+            discriminator=branch.discriminator,
+            buffer_batches=branch.buffer_batches,
+            action_share=branch.action_share,
+            steps=steps,
+            final_learning_rate=branch.final_learning_rate,
+        )
 
 
 def find_recipe(name: str, table: dict[str, Callable[[], Recipe]]) -> Recipe:
