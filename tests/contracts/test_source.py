@@ -7,6 +7,8 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,12 +16,14 @@ from PIL import Image
 
 from cyclemimic.data.sources.film import FilmSource
 from cyclemimic.data.sources.folder import FolderSource
+from cyclemimic.data.sources.lerobot import LeRobotSource
 from cyclemimic.data.writers.film import film
 from cyclemimic.errors import InputError
 from cyclemimic.types import ClipInfo, Source, Task
 from cyclemimic_example.source import NpzSource
 from tests.unit.data_small import SPACE, ToyWorld, moving_square, video_folder
 
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 TASKS = [Task(body=b, skill="right", seed=s) for b in ("small", "big") for s in (10, 2)]
 
 
@@ -50,6 +54,16 @@ def npz_source(root):
     return NpzSource(root)
 
 
+def lerobot_source(version, root):
+    shutil.copytree(FIXTURES / "lerobot" / version, root)
+    return LeRobotSource(root)
+
+
+def second_video(source, clip):
+    """In the v3.0 fixture the second episode has files of its own."""
+    return next(iter(sorted(source.path.glob("videos/**/*1.mp4"))))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Kind:
     """A source under test: `make(folder)` fills the folder and opens it, `file_of(source, clip)` is what to damage."""
@@ -62,6 +76,8 @@ class Kind:
 SOURCES = {
     "folder": Kind(make=folder_source, file_of=lambda source, clip: source.path / clip.name),
     "film": Kind(make=film_source, file_of=lambda source, clip: source.path / "video" / clip.name),
+    "lerobot-v2.1": Kind(make=partial(lerobot_source, "v2.1"), file_of=second_video),
+    "lerobot-v3.0": Kind(make=partial(lerobot_source, "v3.0"), file_of=second_video),
     "example": Kind(make=npz_source, file_of=lambda source, clip: source.path / clip.name),
 }
 

@@ -22,6 +22,7 @@ from cyclemimic.data.flow import build_flow
 from cyclemimic.data.loader import PairLoader, split_clips
 from cyclemimic.data.sources.film import FilmSource
 from cyclemimic.data.sources.folder import FolderSource
+from cyclemimic.data.sources.lerobot import LeRobotSource
 from cyclemimic.data.true_actions import TrueActions
 from cyclemimic.data.writers.film import FilmReport, film
 from cyclemimic.errors import InputError, did_you_mean
@@ -49,7 +50,11 @@ from cyclemimic.worlds.arms import ArmsWorld
 from cyclemimic.worlds.drawn import DrawnWorld
 
 # One literal table per kind of thing.
-SOURCES: dict[str, Callable[[str], Source]] = {"folder": FolderSource, "film": FilmSource}
+SOURCES: dict[str, Callable[[str], Source]] = {
+    "folder": FolderSource,
+    "film": FilmSource,
+    "lerobot": LeRobotSource,
+}
 WORLDS: dict[str, Callable[[], World]] = {
     "arms": ArmsWorld,
     "arms-distractor": partial(ArmsWorld, disturbance="distractor"),
@@ -64,8 +69,9 @@ SPLIT_SEED = 0
 def open_source(text: str) -> Source:
     """The source that `text` names.
 
-    `folder:PATH` (video without actions), `film:PATH` (what `film` wrote), or a bare PATH, read as a folder. One from
-    outside is `package.module:Class=PATH`; the class is called with PATH.
+    `folder:PATH` (video without actions), `film:PATH` (what `film` wrote), `lerobot:PATH` or `lerobot:OWNER/NAME`
+    (options behind `?`, see `LeRobotSource`), or a bare PATH, read as a folder. One from outside is
+    `package.module:Class=PATH`; the class is called with PATH.
     """
     kind, colon, path = text.partition(":")
     if not colon:
