@@ -16,7 +16,7 @@ try:
 
     from cyclemimic.recipes import demo as demo_recipe
     from cyclemimic.recipes import dry_run as rehearsal
-    from cyclemimic.recipes import judging, remote, stations
+    from cyclemimic.recipes import exporting, judging, remote, stations
     from cyclemimic.recipes.paper import paper
     from cyclemimic.recipes.recipe import Recipe, RecipeObjective, find_recipe
     from cyclemimic.recipes.tiny import tiny
@@ -74,23 +74,35 @@ def film(
 
 
 def data(
-    action: tyro.conf.Positional[Literal["check", "cache"]],
+    action: tyro.conf.Positional[Literal["check", "cache", "export"]],
     source: tyro.conf.Positional[str],
     size_px: int = 64,
     cache: Path = CACHE,
+    to: exporting.Kind = "lerobot-v3",
+    labels: Path | None = None,
+    out: Path | None = None,
 ) -> None:
-    """Look at a source of video, or decode it once into a memory-mapped cache.
+    """Look at a source of video, decode it once into a memory-mapped cache, or write it for others to read.
 
     Args:
-        action: check prints what is there and what is unusable; cache decodes.
-        source: folder:PATH, film:PATH or a PATH with mp4, webm, avi, gif files or folders of images, or
+        action: check prints what is there and what is unusable; cache decodes; export writes.
+        source: folder:PATH, film:PATH, lerobot:PATH or a PATH with mp4, webm, avi, gif files or folders of images, or
             package.module:Class=PATH.
         size_px: side of the cached pictures.
         cache: folder of all caches.
+        to: export: a LeRobot dataset, or the labels alone as Parquet or JSON lines.
+        labels: export: what `cyclemimic label` wrote for this source.
+        out: export: the folder to write.
     """
-    stations.check_source(stations.open_source(source)) if action == "check" else stations.cached(
-        stations.open_source(source), size_px, cache
-    )
+    opened = stations.open_source(source)
+    if action == "check":
+        stations.check_source(opened)
+    elif action == "cache":
+        stations.cached(opened, size_px, cache)
+    elif out is None:
+        raise InputError("--out", expected="a folder to export to", got="none", remedy="Name one.")
+    else:
+        print(exporting.export(opened, out, to=to, labels=labels))
 
 
 def tokenizer(

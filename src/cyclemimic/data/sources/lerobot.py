@@ -31,13 +31,12 @@ from cyclemimic.data.sources.lerobot_meta import (
 )
 from cyclemimic.data.video import read_moments
 from cyclemimic.data.writers.film import space_from_json
+from cyclemimic.data.writers.lerobot import ACTION, OWN, STATE
 from cyclemimic.embodiment.lerobot import Scale, converted, scales_of, short_name, table_of
 from cyclemimic.errors import InputError, did_you_mean
 from cyclemimic.store.atomic import read_json, sha256_json
 from cyclemimic.types import ActionSpace, Axis, AxisKind, ClipInfo, Episode, Float32, UInt8, check_picture
 
-OWN = "meta/cyclemimic.json"  # what our export adds: units and limits, and each episode's body
-ACTION, STATE = "action", "observation.state"
 OPTIONS = ("camera", "units", "state_units", "kinds", "revision")
 NOTHING = "none"  # as units: leave these numbers out
 _CAMERA_PREFIXES = ("observation.images.", "observation.")
@@ -106,6 +105,15 @@ class LeRobotSource:
             extra_frames=frames,
         )
 
+    @property
+    def version(self) -> str:
+        """Of the format."""
+        return self._meta.version
+
+    def tables(self) -> list[str]:
+        """The files of all tables, below `path`."""
+        return sorted({entry.table for entry in self._meta.episodes})
+
     def remarks_of(self, clip: ClipInfo) -> tuple[str, ...]:
         """What reading this episode left out, in words; empty before it was read."""
         return self._remarks.get(clip.name, ())
@@ -138,7 +146,7 @@ class LeRobotSource:
                 embodiment=str(bodies.get(name, {}).get("embodiment", self._meta.robot)),
                 fps=self._meta.fps,
                 num_frames=entry.length,
-                instruction=entry.tasks[0] if entry.tasks else None,
+                instruction=(entry.tasks[0] or None) if entry.tasks else None,
                 licence=bodies.get(name, {}).get("licence", licence),
             )
             for name, entry in self._entries.items()
@@ -238,7 +246,7 @@ class LeRobotSource:
         if found is not None:
             return found
         low, high = np.full(width, np.inf), np.full(width, -np.inf)
-        for file in sorted({entry.table for entry in self._meta.episodes}):
+        for file in self.tables():
             try:
                 rows = _rows_of(pq.read_table(self.path / file, columns=[key], partitioning=None)[key])
             except UNREADABLE:
