@@ -182,6 +182,8 @@ def test_a_lerobot_dataset_is_copied_as_it_is_with_a_column_more(tmp_path, versi
     codes = codes.reshape(len(codes), -1)
     np.testing.assert_array_equal(codes[(codes >= 0).all(1)], labels.codes)
     features = json.loads((out / "meta" / "info.json").read_text())["features"]
+    metadata = pq.read_schema(next(iter(out.glob("data/*/*.parquet")))).metadata[b"huggingface"]
+    assert set(json.loads(metadata)["info"]["features"]) == set(features) - {"observation.images.front"}
     stats = out / "meta" / ("stats.json" if version == "v3.0" else "episodes_stats.jsonl")
     found = json.loads(stats.read_text().splitlines()[0] if version == "v2.1" else stats.read_text())
     assert set(found.get("stats", found)) == set(features)

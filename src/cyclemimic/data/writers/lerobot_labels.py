@@ -35,7 +35,7 @@ from cyclemimic.store.atomic import read_json, replace_folder, temporary_name, w
 from cyclemimic.store.label_store import LabelStore
 from cyclemimic.types import Source
 
-_KEY = b"cyclemimic"
+_KEY, _HUGGING_FACE = b"cyclemimic", b"huggingface"
 
 
 def label_lerobot(source: LeRobotSource, labels: LabelStore, out: Path | str) -> LeRobotReport:
@@ -141,15 +141,30 @@ def _label_table(source: LeRobotSource, labels: LabelStore, path: Path) -> dict[
             LATENT: stats_of_numbers(codes[rows]),
             MARGIN: stats_of_numbers(margins[rows, None]),
         }
-    # What Hugging Face's own metadata says of columns is no longer true; LeRobot goes by info.json.
+    metadata = _metadata(table.schema.metadata or {}, labels.provenance.num_tokens)
     kept = table.drop_columns([name for name in (LATENT, MARGIN) if name in table.column_names])
     for name, column in latent_arrays(codes, margins).items():
         kept = kept.append_column(name, column)
     path.unlink()  # may be a link to a file that is shared
-    with pq.ParquetWriter(path, kept.schema.remove_metadata()) as writer:
+    kept = kept.replace_schema_metadata(metadata)
+    with pq.ParquetWriter(path, kept.schema) as writer:
         for begin, end in _runs(number):
-            writer.write_table(kept.slice(begin, end - begin).replace_schema_metadata(None))
+            writer.write_table(kept.slice(begin, end - begin))
     return found
+
+
+def _metadata(found: dict[bytes, bytes], num_tokens: int) -> dict[bytes, bytes]:
+    """What Hugging Face's readers go by, with the new columns: without it pictures in a table are no pictures."""
+    try:
+        facts = json.loads(found[_HUGGING_FACE])
+        features = facts["info"]["features"]
+        whole, number = {"dtype": "int64", "_type": "Value"}, {"dtype": "float32", "_type": "Value"}
+        # All their versions read this word; newer ones write another.
+        row = {"feature": whole, "length": num_tokens, "_type": "Sequence"}
+        features |= {LATENT: whole if num_tokens == 1 else row, MARGIN: number}
+    except (KeyError, TypeError, ValueError):
+        return {key: value for key, value in found.items() if key != _HUGGING_FACE}
+    return {**found, _HUGGING_FACE: json.dumps(facts).encode()}
 
 
 def _runs(number: np.ndarray[Any, Any]) -> list[tuple[int, int]]:
