@@ -17,7 +17,7 @@ try:
     from cyclemimic.recipes import ablate as studies
     from cyclemimic.recipes import demo as demo_recipe
     from cyclemimic.recipes import dry_run as rehearsal
-    from cyclemimic.recipes import judging, remote, stations
+    from cyclemimic.recipes import exporting, judging, remote, stations
     from cyclemimic.recipes.ablations import changed
     from cyclemimic.recipes.paper import paper
     from cyclemimic.recipes.planning import StudySize
@@ -82,32 +82,42 @@ def film(
 
 
 def data(
-    action: tyro.conf.Positional[Literal["check", "cache", "index"]],
+    action: tyro.conf.Positional[Literal["check", "cache", "index", "export"]],
     source: tyro.conf.Positional[str],
     size_px: int = 64,
     threads: int = 1,
     cache: Path = CACHE,
+    to: exporting.Kind = "lerobot-v3",
+    labels: Path | None = None,
+    out: Path | None = None,
 ) -> None:
-    """Look at a source of video, or decode it once into a memory-mapped cache.
+    """Look at a source of video, decode it once into a memory-mapped cache, or write it for others to read.
 
     Args:
         action: check prints what is there, what is unusable and which gap suits each body; cache decodes; index notes
-            key frames and sizes in one Parquet file, so that reading without a cache begins at once.
-        source: folder:PATH, film:PATH or a PATH with mp4, webm, avi, gif files or folders of images, or
+            key frames and sizes in one Parquet file, so that reading without a cache begins at once; export writes.
+        source: folder:PATH, film:PATH, lerobot:PATH, rlds:PATH, hdf5:PATH, webdataset:PATH, calvin:PATH, or
             package.module:Class=PATH.
         size_px: side of the cached pictures.
         threads: how many files are indexed at once.
         cache: folder of all caches.
+        to: export: a LeRobot dataset, or the labels alone as Parquet or JSON lines.
+        labels: export: what `cyclemimic label` wrote for this source.
+        out: export: the folder to write.
     """
     opened = stations.open_source(source)
     if action == "check":
         stations.check_source(opened)
     elif action == "cache":
         stations.cached(opened, size_px, cache)
-    else:
+    elif action == "index":
         found = stations.indexed(opened, cache, threads=threads)
         bad = int((found.frames == 0).sum())
         print(f"{len(found)} episodes, {int(found.frames.sum())} frames, {bad} of no use: {found.path}")
+    elif out is None:
+        raise InputError("--out", expected="a folder to export to", got="none", remedy="Name one.")
+    else:
+        print(exporting.export(opened, out, to=to, labels=labels))
 
 
 def tokenizer(

@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from cyclemimic.data.sources.calvin import CalvinSource
 from cyclemimic.data.sources.film import FilmSource
 from cyclemimic.data.sources.folder import FolderSource
 from cyclemimic.data.sources.hdf5 import Hdf5Source
+from cyclemimic.data.sources.lerobot import LeRobotSource
 from cyclemimic.data.sources.rlds import RldsSource
 from cyclemimic.data.sources.webdataset import WebDatasetSource
 from cyclemimic.data.writers.film import film
@@ -81,6 +83,16 @@ def shard_of(source, clip):
     return source.path / f"bridge_dataset-{split}.tfrecord-{rest}"
 
 
+def lerobot_source(version, root):
+    shutil.copytree(FIXTURES / "lerobot" / version, root)
+    return LeRobotSource(root)
+
+
+def second_video(source, clip):
+    """In the v3.0 fixture the second episode has files of its own."""
+    return next(iter(sorted(source.path.glob("videos/**/*1.mp4"))))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Kind:
     """A source under test: `make(folder)` fills the folder and opens it, `file_of(source, clip)` is what to damage.
@@ -107,6 +119,8 @@ SOURCES = {
     "calvin": Kind(
         make=calvin_source, file_of=lambda source, clip: source.path / f"episode_{clip.name.split('-')[2]}.npz"
     ),
+    "lerobot-v2.1": Kind(make=partial(lerobot_source, "v2.1"), file_of=second_video),
+    "lerobot-v3.0": Kind(make=partial(lerobot_source, "v3.0"), file_of=second_video),
     "example": Kind(make=npz_source, file_of=lambda source, clip: source.path / clip.name),
 }
 

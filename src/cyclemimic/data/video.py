@@ -169,6 +169,52 @@ def probe_video(path: Path | str, *, fps: float | None = None, file: IO[bytes] |
     return VideoFacts(num_frames=num_frames, fps=fps or found_fps, height_px=height, width_px=width)
 
 
+def read_moments(path: Path | str, times_s: NDArray[np.float64], *, tolerance_s: float) -> UInt8:
+    """The frames [T, H, W, 3] that a video file shows at the rising `times_s` [T]; only that stretch is decoded.
+
+    Args:
+        path: a video file whose own clock counts.
+        times_s: when [s].
+        tolerance_s: how far a frame may lie from its moment.
+
+    Raises:
+        InputError: as `read_video`, or there is no frame at one of the moments.
+    """
+    path = Path(path)
+    _refuse_absent(path)
+    frames: dict[int, tuple[float, UInt8]] = {}
+    try:
+        with av.open(str(path)) as container:
+            stream = _video_stream(container, path)
+            if times_s[0] > tolerance_s and stream.time_base:
+                container.seek(int((times_s[0] - tolerance_s) / stream.time_base), stream=stream)
+            for frame in container.decode(stream):
+                if frame.time is None:
+                    continue
+                if frame.time > times_s[-1] + tolerance_s:
+                    break
+                nearest = int(np.abs(times_s - frame.time).argmin())
+                off_s = abs(times_s[nearest] - frame.time)
+                if off_s > tolerance_s or (nearest in frames and frames[nearest][0] <= off_s):
+                    continue
+                picture, _ = _upright(frame.to_ndarray(format="rgb24"), frame)
+                if picture.nbytes * len(times_s) > MAX_CLIP_BYTES:
+                    raise _too_long(path, len(times_s) - 1, picture)
+                frames[nearest] = (off_s, picture)
+    except (av.FFmpegError, UnicodeError) as error:
+        raise _unreadable(path, error) from None
+    absent = [i for i in range(len(times_s)) if i not in frames]
+    if absent:
+        expected, got = f"a frame at {times_s[absent[0]]:.3f} s", f"none, nor at {len(absent) - 1} more moments"
+        remedy = "The file is cut short, or its frames lie at other times than the dataset says; download it again."
+        raise InputError(path, expected=expected, got=got, remedy=remedy)
+    pictures = [frames[i][1] for i in range(len(times_s))]
+    if len({p.shape for p in pictures}) > 1:
+        remedy = "Encode it again at one size."
+        raise InputError(path, expected="one picture size", got="several", remedy=remedy)
+    return np.stack(pictures)
+
+
 def write_video(path: Path | str, frames: UInt8, fps: float) -> None:
     """Write frames [T, H, W, 3] as H.264 in an mp4, atomically; equal frames give equal bytes.
 

@@ -28,6 +28,7 @@ from cyclemimic.data.sources.calvin import CalvinSource
 from cyclemimic.data.sources.film import FilmSource
 from cyclemimic.data.sources.folder import FolderSource
 from cyclemimic.data.sources.hdf5 import Hdf5Source
+from cyclemimic.data.sources.lerobot import LeRobotSource
 from cyclemimic.data.sources.rlds import RldsSource
 from cyclemimic.data.sources.webdataset import WebDatasetSource
 from cyclemimic.data.true_actions import TrueActions
@@ -65,6 +66,7 @@ SOURCES: dict[str, Callable[[str], Source]] = {
     "hdf5": Hdf5Source,
     "webdataset": WebDatasetSource,
     "calvin": CalvinSource,
+    "lerobot": LeRobotSource,
 }
 WORLDS: dict[str, Callable[[], World]] = {
     "arms": ArmsWorld,
@@ -80,8 +82,9 @@ SPLIT_SEED = 0
 def open_source(text: str) -> Source:
     """The source that `text` names.
 
-    `folder:PATH` (video without actions), `film:PATH` (what `film` wrote), or a bare PATH, read as a folder. One from
-    outside is `package.module:Class=PATH`; the class is called with PATH.
+    `folder:PATH` (video without actions), `film:PATH` (what `film` wrote), `lerobot:PATH` or `lerobot:OWNER/NAME`
+    (options behind `?`, see `LeRobotSource`), or a bare PATH, read as a folder. One from outside is
+    `package.module:Class=PATH`; the class is called with PATH.
     """
     kind, colon, path = text.partition(":")
     if not colon:

@@ -258,10 +258,10 @@ def _parse_row(line: str, where: str) -> SidecarRow:
 
 def _content_of(path: Path) -> list[list[str | int]]:
     files = image_files(path) if path.is_dir() else (path,)
-    return [[file.name.encode("utf-8", "backslashreplace").decode(), *_size_and_edges_of(file)] for file in files]
+    return [[file.name.encode("utf-8", "backslashreplace").decode(), *size_and_edges_of(file)] for file in files]
 
 
-def _size_and_edges_of(file: Path) -> tuple[int, str]:
+def size_and_edges_of(file: Path) -> tuple[int, str]:
     """Bytes, and a hash of the first and last of them; (-1, '') where they cannot be read: `read` says why."""
     try:
         size_bytes = file.stat().st_size

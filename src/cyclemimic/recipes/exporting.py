@@ -1,0 +1,52 @@
+"""What `cyclemimic data export` does: a source and its labels as files that others read."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal
+
+from cyclemimic.data.sources.lerobot import LeRobotSource
+from cyclemimic.data.writers.lerobot import LeRobotReport, Version, write_lerobot
+from cyclemimic.data.writers.lerobot_labels import label_lerobot, write_label_rows
+from cyclemimic.errors import InputError
+from cyclemimic.store.label_store import LabelStore
+from cyclemimic.train.progress import Progress
+from cyclemimic.types import Source
+
+Kind = Literal["lerobot-v3", "lerobot-v2.1", "parquet", "jsonl"]
+VERSIONS: dict[str, Version] = {"lerobot-v3": "v3.0", "lerobot-v2.1": "v2.1"}
+
+
+def export(source: Source, out: Path, *, to: Kind, labels: Path | None = None) -> str:
+    """Write a source, its labels or both; returns what was written, in a line.
+
+    A LeRobot dataset that gets labels and keeps its version is copied as it is, with a column more. Everything else is
+    decoded and encoded again, actions in metres, radians and fractions.
+
+    Raises:
+        InputError: labels are wanted and not named, they are of another source, or `out` is not empty.
+    """
+    store = None if labels is None else LabelStore.open(labels)
+    if to in ("parquet", "jsonl"):
+        if store is None:
+            remedy = "Name what `cyclemimic label` wrote, or export --to lerobot-v3."
+            raise InputError("--labels", expected=f"labels, for --to {to}", got="none", remedy=remedy)
+        rows = write_label_rows(source, store, out, "jsonl" if to == "jsonl" else "parquet")
+        return f"{rows} labels in {out}"
+    version = VERSIONS[to]
+    if store is not None and isinstance(source, LeRobotSource) and source.version == version:
+        return _line(label_lerobot(source, store, out), out)
+    progress = Progress(name="export", total=len(source.clips()))
+
+    def say(line: str) -> None:
+        if " skipped, " in line:
+            print(line, flush=True)
+        progress.update(int(re.match(r"\d+", line)[0]))  # type: ignore[index]
+
+    return _line(write_lerobot(source, out, version=version, labels=store, progress=say), out)
+
+
+def _line(report: LeRobotReport, out: Path) -> str:
+    left_out = f", {len(report.skipped)} clips left out" if report.skipped else ""
+    return f"{report.episodes} episodes, {report.frames} frames in {out}{left_out}"
