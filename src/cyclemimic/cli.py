@@ -327,7 +327,7 @@ def finetune(
     """Teach the policy a body's actions from a few demonstrations.
 
     Args:
-        source: demonstrations with actions, film:PATH or package.module:Class=PATH.
+        source: demonstrations with actions, film:PATH, lerobot:PATH or package.module:Class=PATH.
         run: folder for the policy, metrics and checkpoints.
         body: whose demonstrations; several bodies share one network.
         labels: latent actions of the demonstrations' video; without them plain behaviour cloning.

@@ -3,6 +3,7 @@
 The fixtures are by `tests/fixtures/make_lerobot.py`; its numbers and pictures are known.
 """
 
+import contextlib
 import json
 import math
 import shutil
@@ -324,6 +325,23 @@ def test_a_table_that_is_cut_short_is_named(root, share):
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
     refused(root, path.name)
+
+
+def test_no_damage_stops_a_run(root):
+    rng = np.random.default_rng(7)
+    files = sorted(p for p in root.rglob("*") if p.is_file())
+    for i in range(3 * len(files)):
+        path = files[i % len(files)]
+        whole = path.read_bytes()
+        content = np.frombuffer(whole, np.uint8).copy()
+        content[rng.integers(0, len(content), 5)] = rng.integers(0, 256, 5)
+        path.write_bytes(content.tobytes())
+        with contextlib.suppress(InputError):
+            source = LeRobotSource(root)
+            for clip in source.clips()[1:3]:
+                with contextlib.suppress(InputError):
+                    source.read(clip)
+        path.write_bytes(whole)
 
 
 def test_a_picture_in_the_table_that_is_none_or_lies_elsewhere_is_refused(root):

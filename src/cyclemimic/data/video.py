@@ -181,11 +181,11 @@ def read_moments(path: Path | str, times_s: NDArray[np.float64], *, tolerance_s:
         InputError: as `read_video`, or there is no frame at one of the moments.
     """
     path = Path(path)
-    _refuse_absent(path)
+    refuse_absent(path)
     frames: dict[int, tuple[float, UInt8]] = {}
     try:
         with av.open(str(path)) as container:
-            stream = _video_stream(container, path)
+            stream = video_stream(container, path)
             if times_s[0] > tolerance_s and stream.time_base:
                 container.seek(int((times_s[0] - tolerance_s) / stream.time_base), stream=stream)
             for frame in container.decode(stream):
@@ -197,12 +197,12 @@ def read_moments(path: Path | str, times_s: NDArray[np.float64], *, tolerance_s:
                 off_s = abs(times_s[nearest] - frame.time)
                 if off_s > tolerance_s or (nearest in frames and frames[nearest][0] <= off_s):
                     continue
-                picture, _ = _upright(frame.to_ndarray(format="rgb24"), frame)
+                picture, _ = upright(frame.to_ndarray(format="rgb24"), frame)
                 if picture.nbytes * len(times_s) > MAX_CLIP_BYTES:
                     raise _too_long(path, len(times_s) - 1, picture)
                 frames[nearest] = (off_s, picture)
     except (av.FFmpegError, UnicodeError) as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
     absent = [i for i in range(len(times_s)) if i not in frames]
     if absent:
         expected, got = f"a frame at {times_s[absent[0]]:.3f} s", f"none, nor at {len(absent) - 1} more moments"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Literal
 
@@ -38,11 +37,12 @@ def export(source: Source, out: Path, *, to: Kind, labels: Path | None = None) -
     if store is not None and isinstance(source, LeRobotSource) and source.version == version:
         return _line(label_lerobot(source, store, out), out)
     progress = Progress(name="export", total=len(source.clips()))
+    count = iter(range(1, len(source.clips()) + 1))
 
     def say(line: str) -> None:
         if " skipped, " in line:
             print(line, flush=True)
-        progress.update(int(re.match(r"\d+", line)[0]))  # type: ignore[index]
+        progress.update(next(count))
 
     return _line(write_lerobot(source, out, version=version, labels=store, progress=say), out)
 
