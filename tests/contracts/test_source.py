@@ -88,9 +88,10 @@ def lerobot_source(version, root):
     return LeRobotSource(root)
 
 
-def second_video(source, clip):
-    """In the v3.0 fixture the second episode has files of its own."""
-    return next(iter(sorted(source.path.glob("videos/**/*1.mp4"))))
+def video_of(source, clip):
+    """In both fixtures the second episode has files of its own; of the others it matters only that they are others."""
+    second = clip.name == source.clips()[1].name
+    return sorted(source.path.glob(f"videos/**/*{int(second)}.mp4"))[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,8 +120,8 @@ SOURCES = {
     "calvin": Kind(
         make=calvin_source, file_of=lambda source, clip: source.path / f"episode_{clip.name.split('-')[2]}.npz"
     ),
-    "lerobot-v2.1": Kind(make=partial(lerobot_source, "v2.1"), file_of=second_video),
-    "lerobot-v3.0": Kind(make=partial(lerobot_source, "v3.0"), file_of=second_video),
+    "lerobot-v2.1": Kind(make=partial(lerobot_source, "v2.1"), file_of=video_of),
+    "lerobot-v3.0": Kind(make=partial(lerobot_source, "v3.0"), file_of=video_of),
     "example": Kind(make=npz_source, file_of=lambda source, clip: source.path / clip.name),
 }
 
