@@ -1,13 +1,11 @@
 """E reads two frames with learnable action tokens; the stream of the frame now knows nothing of what follows."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch.nn import functional as F
 
-from cyclemimic.nn.transformer import SpatioTemporalBlock
-from tests.paper.small import BATCH, CODE_WIDTH, TOKENS, small_batch, small_config, small_tokenizer
+from cyclemimic.nn.transformer import QueryKeyValue, SpatioTemporalBlock
+from tests.paper.small import BATCH, CODE_WIDTH, TOKENS, small_batch, small_tokenizer
 
 
 def test_embedding_has_one_vector_per_token_and_length_one():
@@ -84,18 +82,14 @@ def test_the_last_block_computes_only_what_is_read_and_gives_the_same():
     torch.testing.assert_close(block.later(x_later, memory, read), block.later(x_later, (key, value))[:, :read])
 
 
-@pytest.mark.parametrize("readout", ["later", "difference"])
-@pytest.mark.parametrize("change", ["pixels", "none"])
-def test_both_frames_at_once_give_what_one_after_the_other_gives(readout, change):
-    config = replace(small_config().encoder, readout=readout)
-    tokenizer, batch = small_tokenizer(encoder=config, change=change), small_batch()
-    now, later = tokenizer.see(batch.now), tokenizer.see(batch.later)
-    found = []
-    for at_once in (True, False):
-        stream, said = tokenizer.watch_and_read(now, later) if at_once else (tokenizer.watch(now), None)
-        said = tokenizer.read(stream, now, later) if said is None else said
-        tokenizer.zero_grad()
-        # The stream's own gradient counts as well: AC3 reads it again.
-        (said.square().sum() + sum(k.sum() + v.square().sum() for k, v in stream.memory)).backward(retain_graph=True)
-        found.append((said, stream.memory, {n: p.grad.clone() for n, p in tokenizer.encoder.named_parameters()}))
-    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-4)
+def test_queries_alone_and_keys_and_values_alone_are_parts_of_the_fused_product():
+    torch.manual_seed(0)
+    layer, x = QueryKeyValue(6), torch.randn(3, 5, 6)
+    query, pair = layer(x, asking=x[:, :2])
+    whole = layer(x)
+    torch.testing.assert_close(query, whole[:, :2, :6])
+    torch.testing.assert_close(pair, whole[..., 6:])
+    nobody, pair = layer(x, asking=x[:0])
+    assert len(nobody) == 0
+    pair.square().sum().backward()
+    assert layer.weight.grad[6:].abs().sum() > 0 and not layer.weight.grad[:6].any()

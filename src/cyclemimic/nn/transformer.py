@@ -102,16 +102,6 @@ class SpatioTemporalBlock(nn.Module):
         )
         self.norm3, self.mlp = nn.LayerNorm(width), MLP(width)
 
-    def both(self, x: Tensor, read: int | None = None) -> tuple[Tensor, KeyValue]:
-        """`now` and `later` at once, for [2 B, T, C] with the frames now first: the same in half as many products."""
-        x = x[:, :read] + self.spatial(self.norm1(x), read)
-        seen = self.norm2(x)
-        query, offered = self.qkv(seen, asking=seen[len(seen) // 2 :])  # the frame now asks nobody
-        (key_now, value_now), (key, value) = (half.chunk(2, dim=-1) for half in offered.chunk(2))
-        mixed = self._mixed(query, key, value, (key_now, value_now))
-        x = x + self.out(torch.cat([value_now, mixed]))
-        return x + self.mlp(self.norm3(x)), (key_now, value_now)
-
     def now(self, x: Tensor, read: int | None = None, *, finish: bool = True) -> tuple[Tensor, KeyValue]:
         """The frame now [B, T, C]; returns its tokens and the keys and values that a later frame will look at.
 
@@ -130,15 +120,11 @@ class SpatioTemporalBlock(nn.Module):
         """The later frame [B, T, C], which looks at itself and at `earlier`; only the first `read` tokens if told."""
         x = x[:, :read] + self.spatial(self.norm1(x), read)
         query, key, value = self.qkv(self.norm2(x)).chunk(3, dim=-1)
-        x = x + self.out(self._mixed(query, key, value, earlier))
-        return x + self.mlp(self.norm3(x))  # type: ignore[no-any-return]
-
-    def _mixed(self, query: Tensor, key: Tensor, value: Tensor, earlier: KeyValue) -> Tensor:
-        """What the later frame's tokens [B, T, C] take from themselves and from `earlier`."""
         key_now, value_now = earlier
-        batch, tokens, width = query.shape
+        batch, tokens, width = x.shape
         heads = (batch, tokens, self.heads, width // self.heads)
         logit = (query * (key - key_now)).view(heads).sum(-1, keepdim=True) * (width // self.heads) ** -0.5
         weight = torch.sigmoid(logit)
         mixed = value_now.reshape(heads) + weight * (value - value_now).view(heads)
-        return mixed.view(batch, tokens, width)
+        x = x + self.out(mixed.reshape(batch, tokens, width))
+        return x + self.mlp(self.norm3(x))  # type: ignore[no-any-return]

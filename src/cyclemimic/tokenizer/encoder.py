@@ -99,37 +99,16 @@ class Encoder(nn.Module):
 
     def read(self, stream: NowStream, later: Features, change: Features | None, words: Tensor | None = None) -> Tensor:
         """The embedding [B, L, D] of what led from the watched frame to `later` [B, N, F]."""
-        x = self._later_tokens(later, change, words)
-        for number, (block, key_value) in enumerate(zip(self.blocks, stream.memory, strict=True), start=1):
-            x = block.later(x, key_value, self.num_read if number == len(self.blocks) else None)  # type: ignore[operator]
-        return self._read_out(stream.tokens, x)
-
-    def watch_and_read(
-        self, now: Features, later: Features, change: Features | None, words: Tensor | None = None
-    ) -> tuple[NowStream, Tensor]:
-        """What `watch` and `read` give, of both frames at once: the same numbers in fewer, larger products."""
-        x = torch.cat(
-            [self._tokens(self.patch_in(now.patches), words, frame=0), self._later_tokens(later, change, words)]
-        )
-        memory = []
-        for number, block in enumerate(self.blocks, start=1):
-            x, key_value = block.both(x, self.num_read if number == len(self.blocks) else None)  # type: ignore[operator]
-            memory.append(key_value)
-        tokens, x = x.chunk(2)
-        return NowStream(memory=tuple(memory), tokens=tokens), self._read_out(tokens, x)
-
-    def _read_out(self, now: Tensor, later: Tensor) -> Tensor:
-        """The embedding [B, L, D] of both frames' last tokens [B, L, C]."""
-        if self.config.readout == "difference":
-            return self.out(self.norm(later)) - self.out(self.norm(now))  # type: ignore[no-any-return]
-        return self.out(self.norm(later))  # type: ignore[no-any-return]
-
-    def _later_tokens(self, later: Features, change: Features | None, words: Tensor | None) -> Tensor:
         patches = self.patch_in(later.patches)
         if self.change_in is not None:
             assert change is not None
             patches = patches + self.change_in(change.patches)
-        return self._tokens(patches, words, frame=1)
+        x = self._tokens(patches, words, frame=1)
+        for number, (block, key_value) in enumerate(zip(self.blocks, stream.memory, strict=True), start=1):
+            x = block.later(x, key_value, self.num_read if number == len(self.blocks) else None)  # type: ignore[operator]
+        if self.config.readout == "difference":
+            return self.out(self.norm(x)) - self.out(self.norm(stream.tokens))  # type: ignore[no-any-return]
+        return self.out(self.norm(x))  # type: ignore[no-any-return]
 
     def _tokens(self, patches: Tensor, words: Tensor | None, *, frame: int) -> Tensor:
         """Action tokens, patches, words: [B, L + N + W, C]."""

@@ -182,7 +182,8 @@ def tokenizer_terms(
 
     # What happened? Name the change between the two frames, and replay it.
     now, later = tokenizer.see(batch.now), tokenizer.see(batch.later)
-    stream, said = tokenizer.watch_and_read(now, later, batch.words)
+    stream = tokenizer.watch(now, batch.words)
+    said = tokenizer.read(stream, now, later, batch.words)
     latent = tokenizer.quantize(said, batch_statistics=True, generator=generator)
     rebuilt = tokenizer.decode(now, latent.vectors, given=latent.given, words=batch.words)
     losses["reconstruction"] = reconstruction_loss(rebuilt.scene, now, later, strength=config.motion_weight)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from cyclemimic.errors import InputError
 from cyclemimic.names import named
-from cyclemimic.nn.batches import Features, LatentBatch, Scene
+from cyclemimic.nn.batches import LatentBatch, Scene
 from cyclemimic.nn.vision import BackboneConfig, ConvStem, build_backbone
 from cyclemimic.store.atomic import read_json, sha256_file, write_json
 from cyclemimic.store.weights import load_tensors, save_tensors
@@ -169,23 +169,15 @@ class LatentActionTokenizer(nn.Module):
 
     def read(self, stream: NowStream, now: Scene, later: Scene, words: Tensor | None = None) -> Tensor:
         """What E says of what led from `now`, whose stream is given, to `later`: [B, G + L, D], raw."""
-        features, change = self._later(now, later)
-        return self.encoder.read(stream, features, change, self._word_features(words))
-
-    def watch_and_read(self, now: Scene, later: Scene, words: Tensor | None = None) -> tuple[NowStream, Tensor]:
-        """`watch` and `read` at once: the same numbers, sooner."""
-        assert now.features is not None
-        return self.encoder.watch_and_read(now.features, *self._later(now, later), self._word_features(words))
-
-    def _later(self, now: Scene, later: Scene) -> tuple[Features, Features | None]:
-        """What E sees of the scenes later: their features, and the change since `now`."""
-        features = self.seen(later).features
+        features, change = self.seen(later).features, None
         assert features is not None and now.features is not None
         if self.change is not None:
             assert now.frames is not None and later.frames is not None
             # Centred at mid-grey so that no change is a grey picture, in the range that the stem expects.
-            return features, self.change((later.frames - now.frames) / 2 + 0.5)
-        return features, features - now.features if self.config.change == "features" else None
+            change = self.change((later.frames - now.frames) / 2 + 0.5)
+        elif self.config.change == "features":
+            change = features - now.features
+        return self.encoder.read(stream, features, change, self._word_features(words))
 
     def embed(self, said: Tensor, *, batch_statistics: bool, like: Tensor | None = None) -> Tensor:
         """z^e [B, L, D], on the sphere, of what `read` gave; `like` is what it gave on the step's real pairs."""
@@ -206,7 +198,7 @@ class LatentActionTokenizer(nn.Module):
     def encode(self, now: Tensor, later: Tensor) -> LatentBatch:
         """The latent actions of B pairs, [B, 3, S, S] each."""
         scene = self.see(now)
-        _, said = self.watch_and_read(scene, self.see(later))
+        said = self.read(self.watch(scene), scene, self.see(later))
         return self.quantize(said, batch_statistics=self.training)
 
     def decode(
@@ -237,7 +229,7 @@ class LatentActionTokenizer(nn.Module):
     @torch.no_grad()  # labels teach nobody here
     def label_scenes(self, now: Scene, later: Scene) -> tuple[Tensor, Tensor]:
         """`label` of scenes whose features are known."""
-        embedding = self.embed(self.watch_and_read(now, later)[1], batch_statistics=False)
+        embedding = self.embed(self.read(self.watch(now), now, later), batch_statistics=False)
         nearest = self.quantizer.distances(embedding).topk(2, dim=-1, largest=False)
         return nearest.indices[..., 0], (nearest.values[..., 1] - nearest.values[..., 0]).amin(-1)
 
