@@ -18,7 +18,7 @@ from cyclemimic.recipes.stations import make_world
 from cyclemimic.recipes.table_pages import RowPicture
 from cyclemimic.recipes.tables import TABLES, find_table
 from cyclemimic.recipes.tiny import tiny
-from cyclemimic.store.atomic import read_json
+from cyclemimic.store.atomic import alone_in, read_json
 from tests.unit import ablate_small
 
 PNG = b"\x89PNG picture"
@@ -128,6 +128,12 @@ def test_a_failed_command_ends_with_1_and_keeps_what_was_measured(study, tmp_pat
     assert len(list((tmp_path / "results/cells").iterdir())) == 2, "the other rows are measured"
     (tmp_path / "journal.fail").unlink()
     assert broken.measure() == 0 and len(list((tmp_path / "results/cells").iterdir())) == 3
+
+
+def test_two_studies_do_not_share_a_folder_at_the_same_time(study, tmp_path):
+    with alone_in(tmp_path / "run/jobs"), pytest.raises(InputError, match="second one"):
+        study().measure()
+    assert asked(tmp_path) == []
 
 
 def test_the_result_compares_ours_with_the_control_seed_by_seed(study):

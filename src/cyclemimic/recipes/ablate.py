@@ -25,7 +25,7 @@ from cyclemimic.recipes.recipe import Recipe
 from cyclemimic.recipes.stations import SPLIT_SEED, cached, chosen, make_world, open_source
 from cyclemimic.recipes.table_pages import RowPicture, draw_row, write_pages
 from cyclemimic.recipes.tables import CARRIED_ROWS, Row, TableSpec
-from cyclemimic.store.atomic import read_json, sha256_json, write_json
+from cyclemimic.store.atomic import alone_in, read_json, sha256_json, write_json
 from cyclemimic.tokenizer.tokenizer import LatentActionTokenizer
 from cyclemimic.train.endings import RunInterruptedError
 from cyclemimic.train.loop import read_metrics
@@ -195,41 +195,50 @@ class Study:
             )
 
     def measure(self) -> int:
-        """Measure what is missing, as far as the budget lets, and write what the table says; returns the exit code."""
+        """Measure what is missing, as far as the budget lets, and write what the table says; returns the exit code.
+
+        Raises:
+            InputError: another study is at work in the folder, or test clips wait for the log.
+        """
         if self.split == "test":
             self.require_log()
         missing = self.missing
         print(f"{self.name}, configuration {self.configuration}: {len(missing)} of {len(self.plans)} cells to measure")
         code = 0
         if missing:
-            planner = self._planner()
-            plans = [planner.cell(plan.row, plan.seed) for plan in missing]
-            ends = [name for plan in plans for name in plan.ends]
-            jobs = Jobs(
-                jobs=needed(planner.jobs, ends),
-                folder=self.run / "jobs",
-                lanes=self.lanes,
-                command=self.command,
-                budget_s=self.budget_s,
-                keep_going=True,  # a row that ends in NaN must not cost the others their night
-            )
-
-            def gather() -> None:
-                for plan in plans:
-                    done = all(jobs.is_done(planner.jobs[name]) for name in plan.ends)
-                    if done and not self.path_of(plan).exists():
-                        self._keep(plan)
-
-            jobs.ended = lambda job: gather()
-            gather()  # a run that was killed may have left what was measured and not written down
-            jobs.run()
-            if jobs.failures:
-                code = 1
-            elif jobs.left:
-                code = RunInterruptedError.exit_code
-                print(f"the budget is spent; {len(jobs.left)} commands are left, the same command goes on")
+            with alone_in(self.run / "jobs"):
+                code = self._measure(missing)
         self.write()
         return code
+
+    def _measure(self, missing: Sequence[CellPlan]) -> int:
+        # Planned anew: what only measured cells need is not made again.
+        planner = self._planner()
+        plans = [planner.cell(plan.row, plan.seed) for plan in missing]
+        jobs = Jobs(
+            jobs=needed(planner.jobs, [name for plan in plans for name in plan.ends]),
+            folder=self.run / "jobs",
+            lanes=self.lanes,
+            command=self.command,
+            budget_s=self.budget_s,
+            keep_going=True,  # a row that ends in NaN must not cost the others their night
+        )
+
+        def gather() -> None:
+            for plan in plans:
+                done = all(jobs.is_done(planner.jobs[name]) for name in plan.ends)
+                if done and not self.path_of(plan).exists():
+                    self._keep(plan)
+
+        jobs.ended = lambda job: gather()
+        gather()  # a run that was killed may have left what was measured and not written down
+        jobs.run()
+        if jobs.failures:
+            return 1
+        if jobs.left:
+            print(f"the budget is spent; {len(jobs.left)} commands are left, the same command goes on")
+            return RunInterruptedError.exit_code
+        return 0
 
     def _keep(self, plan: CellPlan) -> None:
         """Write a cell down; on the test split it is counted first, so that no look goes uncounted."""
@@ -240,7 +249,7 @@ class Study:
         print(f"- measured {plan.row.name}, seed {plan.seed}", flush=True)
 
     def _cell(self, plan: CellPlan) -> Cell:
-        record = load_quality(next(iter(sorted(plan.quality.folder.glob("quality*.json")))))
+        record = load_quality(plan.quality.folder / "quality.json")
         success = None
         if plan.rollouts is not None:
             success = load_rollouts(plan.rollouts.folder, "rollouts-as-it-is").row()

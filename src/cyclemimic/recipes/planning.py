@@ -33,6 +33,7 @@ class StudySize:
     """How much a seed films and how long its policies act.
 
     Args:
+        world: where; it must know its bodies and their starts.
         episodes: filmed, per body and skill.
         bodies: who is filmed; all of the world unless named.
         skills: what is filmed.

@@ -64,7 +64,7 @@ PUBLISHED: tuple[PublishedTable, ...] = (
         rows=(
             _row("OpenVLA", "3.27"),
             _row("Moto", "3.10"),
-            _row("GR-1", "3.06"),
+            _row("GR-1", ""),
             _row("Dita", "3.61"),
             _row("CLOVER", "3.53"),
             _row("UniVLA", "3.80"),
@@ -146,7 +146,7 @@ def tables_text(results: Path) -> str:
     for table in PUBLISHED:
         lines += ["", f"{table.title} ({table.columns})"]
         for row in table.rows:
-            lines.append(f"  {row.name:28} {row.published or 'no number':36} {_here(results, row.here)}".rstrip())
+            lines.append(f"  {row.name:28} {row.published or 'no number known':36} {_here(results, row.here)}".rstrip())
     return "\n".join(lines)
 
 

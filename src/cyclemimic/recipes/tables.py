@@ -152,7 +152,7 @@ TABLES: dict[str, TableSpec] = {
                 Row(name="lapa", says="LAPA: difference of tokens, NSVQ", objective="lapa", begin="random"),
                 Row(
                     name="univla",
-                    says="UniVLA: frozen features, two stages, the first hears the sentence",
+                    says="UniVLA: frozen features of a trunk, two stages, the first hears the sentence",
                     objective="univla",
                     begin="features",
                 ),
