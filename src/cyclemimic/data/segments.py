@@ -13,7 +13,7 @@ where they stand then.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -140,17 +140,18 @@ class SegmentLoader(PairLoader):
         `rows` only the lanes of these rows are decoded.
         """
         first, last, _ = rows.indices(self.batch_size)
-        pairs: list[int] = []
-        pictures: list[tuple[UInt8, ...]] = []
+        pairs = np.empty(last - first, np.int64)
+        pictures = np.empty((2 + self.triplets, last - first, *self._video.shape[1:]), np.uint8)
         for lane in self._lanes:
             if lane.first < last and first < lane.last:
                 count = lane.last - lane.first
                 for row, (pair, found) in enumerate(lane.give(step * count, count), start=lane.first):
                     if first <= row < last:
-                        pairs.append(pair)
-                        pictures.append(found)
-        columns = [np.stack(column) for column in zip(*pictures, strict=True)]
-        return self._described(np.array(pairs, np.int64), columns)
+                        # At once, while what was just decoded lies in the processor's cache.
+                        pairs[row - first] = pair
+                        for look, picture in enumerate(found):
+                            pictures[look, row - first] = picture
+        return self._described(pairs, list(pictures))
 
     def block(self, lane: int, number: int, start: int, count: int) -> _Block:
         """The runs of one lane's block and their order: a pure function of (seed, lane, number)."""
@@ -200,11 +201,10 @@ class _Lane:
         self._block: _Block | None = None
         self._at = -1  # the sample that comes next
 
-    def give(self, start: int, count: int) -> list[tuple[int, tuple[UInt8, ...]]]:
+    def give(self, start: int, count: int) -> Iterator[tuple[int, tuple[UInt8, ...]]]:
         """Samples `start` to `start + count` of the lane: pair numbers and pictures."""
         if start != self._at:
             self._go_to(start)
-        out = []
         for _ in range(count):
             assert self._block is not None
             if self._at == self._block.stop:
@@ -212,9 +212,8 @@ class _Lane:
             i = int(self._block.order[self._at - self._block.start])
             if i not in self._open:
                 self._open[i] = self._loader.open_run(int(self._block.runs[i]), self._done(i))
-            out.append(self._open[i].give())
             self._at += 1
-        return out
+            yield self._open[i].give()
 
     def _done(self, i: int) -> int:
         """How many pairs run `i` of the block has given before the next sample."""
