@@ -20,6 +20,7 @@ try:
     from cyclemimic.recipes.paper import paper
     from cyclemimic.recipes.recipe import Recipe, RecipeObjective, find_recipe
     from cyclemimic.recipes.tiny import tiny
+    from cyclemimic.store.label_store import LabelStore
     from cyclemimic.train.endings import RunEndedError
     from cyclemimic.train.loop import LoopConfig, use_threads
     from cyclemimic.train.processes import processes
@@ -74,23 +75,32 @@ def film(
 
 
 def data(
-    action: tyro.conf.Positional[Literal["check", "cache"]],
+    action: tyro.conf.Positional[Literal["check", "cache", "index"]],
     source: tyro.conf.Positional[str],
     size_px: int = 64,
+    threads: int = 1,
     cache: Path = CACHE,
 ) -> None:
     """Look at a source of video, or decode it once into a memory-mapped cache.
 
     Args:
-        action: check prints what is there and what is unusable; cache decodes.
+        action: check prints what is there, what is unusable and which gap suits each body; cache decodes; index notes
+            key frames and sizes in one Parquet file, so that reading without a cache begins at once.
         source: folder:PATH, film:PATH or a PATH with mp4, webm, avi, gif files or folders of images, or
             package.module:Class=PATH.
         size_px: side of the cached pictures.
+        threads: how many files are indexed at once.
         cache: folder of all caches.
     """
-    stations.check_source(stations.open_source(source)) if action == "check" else stations.cached(
-        stations.open_source(source), size_px, cache
-    )
+    opened = stations.open_source(source)
+    if action == "check":
+        stations.check_source(opened)
+    elif action == "cache":
+        stations.cached(opened, size_px, cache)
+    else:
+        found = stations.indexed(opened, cache, threads=threads)
+        bad = int((found.frames == 0).sum())
+        print(f"{len(found)} episodes, {int(found.frames.sum())} frames, {bad} of no use: {found.path}")
 
 
 def tokenizer(
@@ -100,8 +110,9 @@ def tokenizer(
     objective: RecipeObjective = "ac3",
     trunk: Path | None = None,
     backbone: str | None = None,
+    read: Literal["cache", "segment", "direct", "auto"] = "cache",
     steps: int | None = None,
-    gap_s: float | None = None,
+    gap_s: float | Literal["auto"] | None = None,
     decoder: str | None = None,
     critic: str | None = None,
     change: Literal["pixels", "features", "none"] | None = None,
@@ -121,14 +132,16 @@ def tokenizer(
     Args:
         source: where the video lies, such as folder:PATH, or package.module:Class=PATH.
         run: folder for weights, metrics and checkpoints.
-        recipe: tiny, or package.module:function.
+        recipe: tiny, paper, or package.module:function.
         objective: trunk and genie are reconstruction alone; ac3 adds the cycle and the discriminator; lapa and
             univla are the controls of those names.
         trunk: a run to begin from, so that both objectives branch off one; without it one run does both parts.
         backbone: frozen features: a hub id, a folder, a run of `cyclemimic tokenizer` whose backbone is taken, or
             package.module:Class.
+        read: cache decodes the video once, segment decodes runs of frames as they are needed, direct seeks every pair;
+            auto chooses by size and key frames.
         steps: updates; the recipe's unless given.
-        gap_s: seconds between the two frames of a pair.
+        gap_s: seconds between the two frames of a pair; auto proposes them for each body from how fast it moves.
         decoder: motion moves what is in the frame, pixel paints, feature predicts features; or package.module:Class.
         critic: local-global, local, none; or package.module:Class.
         change: what E sees of the change beside both frames.
@@ -172,25 +185,52 @@ def tokenizer(
         bodies=bodies,
         trunk=trunk,
         backbone=backbone,
+        read=read,
         loop=LoopConfig(tracker=tracker, keep_last=keep_last, checkpoint_every_s=checkpoint_every_s),
     )
     print(f"tokenizer in {run}")
 
 
-def label(source: str, tokenizer: Path, out: Path, threads: int = 1, device: str = "cpu", cache: Path = CACHE) -> None:
+def label(
+    source: str,
+    tokenizer: Path,
+    out: Path,
+    shard_index: int = 0,
+    num_shards: int = 1,
+    read: Literal["cache", "direct"] = "cache",
+    threads: int = 1,
+    device: str = "cpu",
+    cache: Path = CACHE,
+) -> None:
     """Label every frame pair of a source with its latent action, into Parquet with provenance.
 
     Args:
         source: where the video lies, such as folder:PATH.
         tokenizer: a run of `cyclemimic tokenizer`.
         out: folder of the label store; what is labelled already is kept.
+        shard_index: which of `num_shards` jobs this is, from 0; the store can be read once all are done.
+        num_shards: how many jobs label this source together.
+        read: cache decodes the video once, direct as it is needed; jobs that start together need a finished cache, or
+            direct.
         threads: of one core each.
         device: cpu, cuda ...
         cache: folder of decoded frames.
     """
-    store = stations.run_label(
-        stations.open_source(source), tokenizer, out, cache_root=cache, threads=threads, device=device
+    missing = stations.run_label_part(
+        stations.open_source(source),
+        tokenizer,
+        out,
+        cache_root=cache,
+        threads=threads,
+        device=device,
+        part=shard_index,
+        num_parts=num_shards,
+        read=read,
     )
+    if missing and num_shards > 1:
+        print(f"job {shard_index} of {num_shards} is done; {len(missing)} shards are left to the others")
+        return
+    store = LabelStore.open(out)
     print(f"{len(store)} labels of {len(store.clips)} clips in {out}")
 
 
@@ -214,7 +254,7 @@ def pretrain(
         source: the video that was labelled.
         labels: what `cyclemimic label` wrote.
         run: folder for weights, metrics and checkpoints.
-        recipe: tiny, or package.module:function.
+        recipe: tiny, paper, or package.module:function.
         policy_backbone: prismatic, or package.module:Class; the recipe's unless given.
         steps: updates; the recipe's unless given.
         seed: initialisation and data order.
@@ -283,7 +323,7 @@ def finetune(
         proprioception: whether the policy sees the robot's state.
         instruction_dropout: share of moments that are shown without their sentence.
         hold_out: leave the held-out clips out, so that `evaluate --split held-out` can use them.
-        recipe: tiny, or package.module:function.
+        recipe: tiny, paper, or package.module:function.
         policy_backbone: without `init`: prismatic, or package.module:Class; the recipe's unless given.
         steps: updates; the recipe's unless given.
         learning_rate: the recipe's unless given.

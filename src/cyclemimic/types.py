@@ -18,6 +18,9 @@ from cyclemimic.errors import InputError
 UInt8 = NDArray[np.uint8]
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
+Float64 = NDArray[np.float64]
+
+Gap = float | Mapping[str, float]  # H [s]: one for all, or one for each body by its name
 
 UNITS = ("m", "rad", "fraction")
 AxisKind = Literal["absolute", "delta"]

@@ -90,9 +90,9 @@ def test_the_cycle_acts_on_unrelated_frames(monkeypatch):
     seen = {}
     true = objective.run_cycle
 
-    def spy(tokenizer, scene, stream, drawn, config, generator):
+    def spy(tokenizer, scene, stream, drawn, config, generator, real):
         seen.update(frames=scene.frames, stream=stream, drawn=drawn)
-        return true(tokenizer, scene, stream, drawn, config, generator)
+        return true(tokenizer, scene, stream, drawn, config, generator, real)
 
     monkeypatch.setattr(objective, "run_cycle", spy)
     tokenizer, batch, _ = one_update(small_critic())

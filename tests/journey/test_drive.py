@@ -233,7 +233,7 @@ def test_a_signal_holds_the_robot_and_keeps_the_results(number, tmp_path):
     found = json.loads(out.read_text())
     assert 1 <= len(found["episodes"]) < 10 and all(row["success"] for row in found["episodes"])
     assert found["torch"] == "not imported" and "torch: not imported" in said
-    assert found["loop"]["achieved_hz"] == pytest.approx(SPACE.rate_hz, rel=0.15)
+    assert found["loop"]["achieved_hz"] == pytest.approx(SPACE.rate_hz, rel=0.3)
 
 
 def path():

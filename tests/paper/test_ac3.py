@@ -67,7 +67,7 @@ def test_a_perfect_pair_of_encoder_and_decoder_pays_nothing_through_the_whole_cy
 
     tokenizer.decoder = Writer()
     tokenizer.read = lambda stream, now, later: later.frames.flatten(1)[:, : TOKENS * width].view(-1, TOKENS, width)
-    tokenizer.embed = lambda said, batch_statistics: said
+    tokenizer.embed = lambda said, batch_statistics, like=None: said
     cycle = turn(tokenizer, batch, AC3Config(noise=0.0, blur=False, temperature=0.02))
     assert cycle.recovered == 1
     assert cycle.loss < 1e-2

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from cyclemimic.nn.batches import LatentBatch
 from cyclemimic.tokenizer.quantizer import (
@@ -14,6 +15,7 @@ from cyclemimic.tokenizer.quantizer import (
     joint_codes,
     slot_perplexity,
 )
+from tests.paper.small import CODE_WIDTH, CODES, TOKENS
 
 
 def quantizer(num_codes=7, width=5, tokens=3, **changes):
@@ -110,3 +112,25 @@ def test_joint_codes_see_the_redundancy_that_slot_perplexity_cannot():
     assert joint_codes(alike, 7) == pytest.approx(4)
     assert joint_codes(every, 7) == pytest.approx(16)
     assert math.isclose(float(joint_codes(torch.zeros(9, 2, dtype=torch.int64), 7)), 1)
+
+
+def test_generated_frames_are_whitened_like_the_real_pairs_of_the_step():
+    """The running statistics lag behind: here by a whole deviation, and `like` does not care."""
+    book = quantizer(num_codes=CODES, width=CODE_WIDTH, tokens=TOKENS)
+    real = 3 + 2 * torch.randn(11, TOKENS, CODE_WIDTH)
+    read = real[:5] + 0.1
+    wanted = F.normalize((read - real.mean(0)) * torch.rsqrt(real.var(0, unbiased=False) + 1e-5), dim=-1)
+    before = book.mean.clone()
+    torch.testing.assert_close(book.on_sphere(read, batch_statistics=False, like=real), wanted)
+    assert torch.equal(book.mean, before)
+    assert not torch.allclose(book.on_sphere(read, batch_statistics=False), wanted, atol=0.1)
+
+
+def test_settled_statistics_give_the_codes_of_training():
+    book = quantizer(num_codes=CODES, width=CODE_WIDTH, tokens=TOKENS)
+    real = 3 + 2 * torch.randn(211, TOKENS, CODE_WIDTH)
+    trained = book(book.on_sphere(real, batch_statistics=True)).codes
+    late = book(book.on_sphere(real, batch_statistics=False)).codes
+    book.settle(real)
+    settled = book(book.on_sphere(real, batch_statistics=False)).codes
+    assert torch.equal(settled, trained) and not torch.equal(late, trained)

@@ -9,11 +9,12 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from cyclemimic.data.cuts import find_cuts
+from cyclemimic.data.gap import GapProposal, frames_to_move, propose_gap, sampled
 from cyclemimic.data.pairs import gap_in_frames
 from cyclemimic.data.still import LEAST_MOVING, moving_share
 from cyclemimic.embodiment.resize import resize_square
 from cyclemimic.errors import InputError
-from cyclemimic.types import ClipInfo, Int64, Source
+from cyclemimic.types import ClipInfo, Float64, Int64, Source
 
 _SIZE_PX = 64  # what cuts and motion are looked for at
 
@@ -37,6 +38,7 @@ class ClipCheck:
     cuts: Int64  # frames with which a new shot begins
     pairs: int = 0  # that lie in one shot
     still_pairs: int = 0  # of these
+    to_move: Float64 | None = None  # `frames_to_move`, of the clips that are looked at for a gap
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,11 @@ class SourceReport:
         """Clips that could be read."""
         return tuple(clip for clip in self.clips if clip.fault is None)
 
+    def gap_of(self, body: str) -> GapProposal:
+        """The gap that suits a body."""
+        looked = [c for c in self.usable if c.info.embodiment == body and c.to_move is not None]
+        return propose_gap(body, [c.to_move for c in looked if c.to_move is not None], [c.info.fps for c in looked])
+
     def lines(self) -> list[str]:
         """The report in words, for a terminal."""
         usable, bad = self.usable, [clip for clip in self.clips if clip.fault is not None]
@@ -64,7 +71,7 @@ class SourceReport:
             out.append(f"  {body}: {len(mine)} clips, {sum(lengths)} frames ({spread}), {rates} frames/s")
             pairs, still = sum(c.pairs for c in mine), sum(c.still_pairs for c in mine)
             share = f", nothing moves in {still / pairs:.0%}" if pairs else ""
-            out.append(f"    {pairs} pairs {self.gap_s} s apart{share}")
+            out.append(f"    {pairs} pairs {self.gap_s} s apart{share}; {self.gap_of(body).text()}")
         for clip in usable:
             out += [f"  changed: {clip.info.name}: {remark}" for remark in clip.remarks]
             if len(clip.cuts):
@@ -86,14 +93,15 @@ def check_clips(
     """
     clips = source.clips()
     found: list[ClipCheck] = []
+    looked = {i for mine in sampled(clips).values() for i in mine}
     for number, clip in enumerate(clips, start=1):
-        found.append(_check(source, clip, gap_s))
+        found.append(_check(source, clip, gap_s, for_gap=number - 1 in looked))
         if progress is not None:
             progress(number, len(clips))
     return SourceReport(name=source.name, gap_s=gap_s, clips=tuple(found))
 
 
-def _check(source: Source, clip: ClipInfo, gap_s: float) -> ClipCheck:
+def _check(source: Source, clip: ClipInfo, gap_s: float, *, for_gap: bool) -> ClipCheck:
     try:
         episode = source.read(clip)
     except InputError as error:
@@ -104,4 +112,11 @@ def _check(source: Source, clip: ClipInfo, gap_s: float) -> ClipCheck:
     now = np.flatnonzero(shot[:-gap] == shot[gap:])
     still = int((moving_share(frames[now], frames[now + gap]) < LEAST_MOVING).sum()) if len(now) else 0
     remarks = source.remarks_of(clip) if isinstance(source, Remarking) else ()
-    return ClipCheck(info=episode.info, remarks=remarks, cuts=cuts, pairs=len(now), still_pairs=still)
+    return ClipCheck(
+        info=episode.info,
+        remarks=remarks,
+        cuts=cuts,
+        pairs=len(now),
+        still_pairs=still,
+        to_move=frames_to_move(frames) if for_gap else None,
+    )

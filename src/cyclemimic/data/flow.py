@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclemimic.data.hindsight import LEAST_CHANGE
-from cyclemimic.data.pairs import gap_in_frames, valid_pairs
+from cyclemimic.data.pairs import clip_gap, valid_pairs
 from cyclemimic.errors import InputError
 from cyclemimic.store.atomic import alone_in
 from cyclemimic.store.flow_cache import FlowCache, FlowCacheWriter, FlowRecipe, frames_hash
 from cyclemimic.store.frame_cache import FrameCache
-from cyclemimic.types import UInt8
+from cyclemimic.types import Gap, UInt8
 
 REDUCE = 4  # pixels per cell of the grid
 LEAST_SIDE_PX = 128  # smaller pictures are enlarged first: the method's patches are 8 px wide at half size
@@ -83,7 +83,7 @@ def _error(now: UInt8, later: UInt8, cells_px: NDArray[np.float32]) -> NDArray[n
 
 def build_flow(
     cache: FrameCache,
-    gap_s: float,
+    gap_s: Gap,
     folder: Path | str,
     *,
     threads: int = 1,
@@ -96,7 +96,7 @@ def build_flow(
 
     Args:
         cache: the frames; a whole cache, no subset.
-        gap_s: H [s], as the loader has it.
+        gap_s: H [s], of all bodies or of each, as the loader has it.
         folder: where the flow lies; belongs to it alone.
         threads: of one core each.
         progress: is given lines of text: first bytes needed and free, then how far it is.
@@ -106,7 +106,7 @@ def build_flow(
     """
     say = progress or (lambda line: None)
     folder = Path(folder)
-    counts = [max(0, c.num_frames - gap_in_frames(gap_s, c.fps)) for c in cache.clips]
+    counts = [max(0, c.num_frames - clip_gap(gap_s, c)) for c in cache.clips]
     recipe = FlowRecipe(
         source_hash=cache.source_hash,
         frames_sha256=frames_hash(cache),
@@ -125,7 +125,7 @@ def build_flow(
     with alone_in(folder), FlowCacheWriter(folder, recipe) as writer:
         _refuse_full_disk(folder, recipe, writer.num_done, say)
         began_s, first = time.perf_counter(), writer.num_done
-        with _one_thread_each(), ThreadPoolExecutor(max(1, threads)) as pool:
+        with one_thread_each(), ThreadPoolExecutor(max(1, threads)) as pool:
             for start in range(first, len(index), _CHUNK_PAIRS):
                 stop = min(start + _CHUNK_PAIRS, len(index))
                 frames = (cache.frames[now[start:stop]], cache.frames[later[start:stop]])
@@ -148,7 +148,7 @@ def _method() -> Any:
 
 
 @contextmanager
-def _one_thread_each() -> Iterator[None]:
+def one_thread_each() -> Iterator[None]:
     """OpenCV cuts a picture into as many stripes as it has threads, and the flow depends on them: one."""
     cv2 = _opencv()
     before = cv2.getNumThreads()

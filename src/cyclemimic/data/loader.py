@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclemimic.data.mixture import Mixture, mixture_weights
-from cyclemimic.data.pairs import PairIndex, gap_in_frames, valid_pairs
+from cyclemimic.data.pairs import PairIndex, clip_gap, valid_pairs
 from cyclemimic.data.still import thin_still
 from cyclemimic.data.true_actions import ActionTable, TrueActions, action_table
 from cyclemimic.errors import InputError
@@ -19,7 +19,7 @@ from cyclemimic.nn.words import WordHash
 from cyclemimic.randomness import draw_for, rng_for
 from cyclemimic.store.flow_cache import FlowCache, frames_hash
 from cyclemimic.store.frame_cache import FrameCache, SkippedClip
-from cyclemimic.types import ClipInfo, Float32, Int64, UInt8
+from cyclemimic.types import ClipInfo, Float32, Gap, Int64, UInt8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class PairLoader:
 
     Args:
         caches: one per source.
-        gap_s: the time between the frames of a pair [s]; one number, or one per cache.
+        gap_s: the time between the frames of a pair [s], of all bodies or of each; one for all caches, or one each.
         mixture: how often each body is drawn.
         seed: with the step, decides every batch.
         batch_size: B.
@@ -71,7 +71,7 @@ class PairLoader:
     def __init__(
         self,
         caches: Sequence[FrameCache],
-        gap_s: float | Sequence[float],
+        gap_s: Gap | Sequence[Gap],
         mixture: Mixture = "uniform",
         seed: int = 0,
         batch_size: int = 32,
@@ -96,7 +96,7 @@ class PairLoader:
         self._body_of_clip = np.array([self.bodies.index(c.embodiment) for c in self.clips], np.int64)
         self._gap_of_clip = np.zeros(len(self.clips), np.int64)
         # Plain views: indexing a memmap object costs a Python-level finalizer per call.
-        self._frames = [np.asarray(c.frames) for c in caches]
+        self._frames = [np.asarray(c.frames) if isinstance(c.frames, np.ndarray) else c.frames for c in caches]
         self._clip, self._now, self.skipped = self._index(gaps, keep, cuts)
         # Where the rows of each clip begin in what is kept for every pair of a cache: its flow, how much it moves.
         self._pairs_before_clip = np.concatenate([_pairs_before(c, g) for c, g in zip(caches, gaps, strict=True)])
@@ -162,18 +162,32 @@ class PairLoader:
     def take(self, pairs: NDArray[np.integer]) -> PairArrays:
         """The pairs of the given numbers [B], each below `num_pairs`."""
         pair = np.asarray(pairs, np.int64)
+        clip = self._clip[pair]
+        row, gap, cache = (
+            self._offset_of_clip[clip] + self._now[pair],
+            self._gap_of_clip[clip],
+            self._cache_of_clip[clip],
+        )
+        looks = 2 + self.triplets
+        # At once, not picture by picture: where frames are decoded when asked for, those of one clip come in one pass.
+        rows = np.concatenate([row + i * gap for i in range(looks)])
+        pictures = _gather(self._frames, np.tile(cache, looks), rows)
+        return self._described(pair, np.split(pictures, looks))
+
+    def _described(self, pair: Int64, pictures: Sequence[UInt8]) -> PairArrays:
+        """Pairs of the given numbers [B] with their pictures [B, S, S, 3]: now, later and, for triplets, latest."""
         clip, now = self._clip[pair], self._now[pair]
-        row, gap, cache = self._offset_of_clip[clip] + now, self._gap_of_clip[clip], self._cache_of_clip[clip]
+        gap, cache = self._gap_of_clip[clip], self._cache_of_clip[clip]
         words = None if self._words_of_clip is None else self._words_of_clip[clip]
         action, known = (None, None) if self._actions is None else self._actions.of(clip, now, now + gap)
         return PairArrays(
-            now=_gather(self._frames, cache, row),
-            later=_gather(self._frames, cache, row + gap),
+            now=pictures[0],
+            later=pictures[1],
             body=self._body_of_clip[clip],
             clip=clip,
             frame=now,
             pair=pair,
-            latest=_gather(self._frames, cache, row + 2 * gap) if self.triplets else None,
+            latest=pictures[2] if self.triplets else None,
             flow=_gather(self._flow, cache, self._pairs_before_clip[clip] + now) if self._flow else None,
             words=words,
             action=action,
@@ -181,7 +195,7 @@ class PairLoader:
         )
 
     def _index(
-        self, gaps: Sequence[float], keep: Sequence[Int64] | None, cuts: Sequence[Sequence[Int64]] | None
+        self, gaps: Sequence[Gap], keep: Sequence[Int64] | None, cuts: Sequence[Sequence[Int64]] | None
     ) -> tuple[Int64, Int64, tuple[SkippedClip, ...]]:
         clips: list[Int64] = []
         nows: list[Int64] = []
@@ -212,9 +226,9 @@ class PairLoader:
         self._clip, self._now = self._clip[stays], self._now[stays]
 
 
-def _pairs_before(cache: FrameCache, gap_s: float) -> Int64:
+def _pairs_before(cache: FrameCache, gap_s: Gap) -> Int64:
     """How many pairs of a cache lie before each of its clips."""
-    counts = np.array([max(0, c.num_frames - gap_in_frames(gap_s, c.fps)) for c in cache.clips], np.int64)
+    counts = np.array([max(0, c.num_frames - clip_gap(gap_s, c)) for c in cache.clips], np.int64)
     return np.cumsum(counts) - counts
 
 
@@ -265,7 +279,7 @@ def split_clips(
     return Split(train=train, val=val, test=test_side)
 
 
-def _check(caches: Sequence[FrameCache], gaps: Sequence[float], batch_size: int, keep: Sequence[Int64] | None) -> None:
+def _check(caches: Sequence[FrameCache], gaps: Sequence[Gap], batch_size: int, keep: Sequence[Int64] | None) -> None:
     sizes = sorted({c.size_px for c in caches})
     if len(sizes) != 1:
         remedy = "Build all caches at one size."
@@ -287,7 +301,7 @@ def _check(caches: Sequence[FrameCache], gaps: Sequence[float], batch_size: int,
 
 def _check_further(
     caches: Sequence[FrameCache],
-    gaps: Sequence[float],
+    gaps: Sequence[Gap],
     flow: Sequence[FlowCache] | None,
     cuts: Sequence[Sequence[Int64]] | None,
     moving: Sequence[Float32] | None,
@@ -307,7 +321,7 @@ def _check_further(
             expected, got = f"cuts of {len(cache)} clips", str(len(shots))
             raise InputError("cuts", expected=expected, got=got, remedy="Find the cuts of this cache.")
     for cache, gap_s, shares in zip(caches, gaps, moving or (), strict=False):
-        num_pairs = sum(max(0, c.num_frames - gap_in_frames(gap_s, c.fps)) for c in cache.clips)
+        num_pairs = sum(max(0, c.num_frames - clip_gap(gap_s, c)) for c in cache.clips)
         if len(shares) != num_pairs:
             expected, got = f"how much {num_pairs} pairs move", str(len(shares))
             raise InputError("moving", expected=expected, got=got, remedy="Measure this cache with this gap.")

@@ -5,14 +5,14 @@ Paper: frame pairs (o_t, o_t+H). Engineering: H is given in seconds, because sou
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from cyclemimic.errors import InputError
+from cyclemimic.errors import InputError, did_you_mean
 from cyclemimic.store.frame_cache import SkippedClip
-from cyclemimic.types import ClipInfo, Int64
+from cyclemimic.types import ClipInfo, Gap, Int64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,27 +34,47 @@ def gap_in_frames(gap_s: float, fps: float) -> int:
     return max(1, int(gap_s * fps + 0.5))
 
 
+def gap_of(gap_s: Gap, body: str) -> float:
+    """H of a body [s].
+
+    Raises:
+        InputError: there is a gap for each of some bodies, and this is none of them.
+    """
+    if not isinstance(gap_s, Mapping):
+        return gap_s
+    if body not in gap_s:
+        remedy = f"Give it one, or one for all bodies. {did_you_mean(body, tuple(gap_s))}"
+        raise InputError("gap_s", expected=f"a gap of body {body!r}", got="none", remedy=remedy)
+    return gap_s[body]
+
+
+def clip_gap(gap_s: Gap, clip: ClipInfo) -> int:
+    """H of a clip in frames."""
+    return gap_in_frames(gap_of(gap_s, clip.embodiment), clip.fps)
+
+
 def valid_pairs(
-    clips: Sequence[ClipInfo], gap_s: float, *, reach: int = 1, cuts: Sequence[Int64] | None = None
+    clips: Sequence[ClipInfo], gap_s: Gap, *, reach: int = 1, cuts: Sequence[Int64] | None = None
 ) -> PairIndex:
     """Every pair of frames `gap_s` seconds apart, none across a clip's edge or a cut.
 
     Args:
         clips: where the frames lie.
-        gap_s: H [s].
+        gap_s: H [s], of all bodies or of each.
         reach: how many gaps must fit behind `now`; 2 for triplets, whose last frame is t + 2 H.
         cuts: per clip the frames with which a new shot begins, ascending; None: no cuts.
 
     Raises:
         InputError: `gap_s` is not above 0, a clip's rate is not, or no clip is long enough.
     """
-    if not 0 < gap_s < float("inf"):
-        raise InputError("gap_s", expected="seconds above 0", got=str(gap_s), remedy="Try 0.5.")
+    for one_s in gap_s.values() if isinstance(gap_s, Mapping) else [gap_s]:
+        if not 0 < one_s < float("inf"):
+            raise InputError("gap_s", expected="seconds above 0", got=str(one_s), remedy="Try 0.5.")
     for clip in clips:
         if not 0 < clip.fps < float("inf"):
             got, remedy = f"{clip.fps} Hz", "Give its fps in clips.jsonl."
             raise InputError(f"clip {clip.name!r}", expected="a frame rate above 0", got=got, remedy=remedy)
-    gap = np.array([gap_in_frames(gap_s, c.fps) for c in clips], np.int64)
+    gap = np.array([clip_gap(gap_s, c) for c in clips], np.int64)
     lengths = np.array([c.num_frames for c in clips], np.int64)
     counts = np.maximum(lengths - reach * gap, 0)
     clip_of = np.repeat(np.arange(len(clips), dtype=np.int64), counts)
@@ -66,15 +86,16 @@ def valid_pairs(
         clip_of, now = clip_of[whole], now[whole]
     have = np.bincount(clip_of, minlength=len(clips))
     skipped = tuple(
-        SkippedClip(name=c.name, reason=_too_short(c, gap_s, reach * int(h) + 1, cut_up=n > 0))
+        SkippedClip(name=c.name, reason=_too_short(c, gap_of(gap_s, c.embodiment), reach * int(h) + 1, cut_up=n > 0))
         for c, h, n, left in zip(clips, gap, counts, have, strict=True)
         if left == 0
     )
     if len(now) == 0:
+        shortest = min(gap_s.values()) if isinstance(gap_s, Mapping) else gap_s
         longest = max((c.num_frames / c.fps for c in clips), default=0.0)
         raise InputError(
             "gap_s",
-            expected=f"clips longer than {reach * gap_s} s" + (" between two cuts" if cuts is not None else ""),
+            expected=f"clips longer than {reach * shortest} s" + (" between two cuts" if cuts is not None else ""),
             got=f"{len(clips)} clips, the longest {longest:.2f} s",
             remedy="Give a smaller gap, or longer clips.",
         )

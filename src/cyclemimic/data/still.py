@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from cyclemimic.data.hindsight import LEAST_CHANGE
 from cyclemimic.data.pairs import valid_pairs
 from cyclemimic.store.frame_cache import FrameCache
-from cyclemimic.types import Float32, Int64, UInt8
+from cyclemimic.types import Float32, Gap, Int64, UInt8
 
 LEAST_MOVING = 0.002  # share of the pixels: 8 of 64 x 64
 _CHUNK_PAIRS = 256
@@ -22,7 +22,7 @@ def moving_share(now: UInt8, later: UInt8) -> Float32:
     return share
 
 
-def moving_shares(cache: FrameCache, gap_s: float) -> Float32:
+def moving_shares(cache: FrameCache, gap_s: Gap) -> Float32:
     """`moving_share` of every pair of a frame cache [pairs], clip after clip, ascending in time."""
     index = valid_pairs(cache.clips, gap_s)
     now, frames = cache.offsets[index.clip] + index.now, np.asarray(cache.frames)

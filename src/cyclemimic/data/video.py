@@ -18,7 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cyclemimic.errors import InputError
 from cyclemimic.store.atomic import write_atomically
-from cyclemimic.types import UInt8, check_picture
+from cyclemimic.types import Int64, UInt8, check_picture
 
 VIDEO_EXTENSIONS = (".mp4", ".webm", ".avi", ".gif", ".mov", ".mkv", ".m4v")
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg")
@@ -45,18 +45,24 @@ class DecodedVideo:
 
         Web video may hold frames for uneven times, yet a gap of H frames must be the same time everywhere.
         """
-        grid_s = np.arange(len(self.times_s)) / self.fps
-        if np.abs(self.times_s - grid_s).max() < 0.5 / self.fps:
+        shown = shown_frames(self.times_s, self.fps)
+        if shown is None:
             return self
-        grid_s = np.arange(math.floor(self.times_s[-1] * self.fps + 1e-6) + 1) / self.fps
-        # A quarter frame of slack: time stamps are rounded to the container's clock.
-        shown = np.searchsorted(self.times_s, grid_s + 0.25 / self.fps, side="right") - 1
-        steps = np.diff(self.times_s)
+        grid_s, steps = np.arange(len(shown)) / self.fps, np.diff(self.times_s)
         remark = (
             f"variable frame rate: {len(self.frames)} frames, {steps.min():.3g} to {steps.max():.3g} s apart, "
             f"became {len(shown)} at {self.fps:.4g} Hz"
         )
         return DecodedVideo(frames=self.frames[shown], times_s=grid_s, fps=self.fps, remarks=(*self.remarks, remark))
+
+
+def shown_frames(times_s: NDArray[np.float64], fps: float) -> Int64 | None:
+    """Which frame is on display at every multiple of 1 / fps [s]; None where the rate is constant: each its own."""
+    if np.abs(times_s - np.arange(len(times_s)) / fps).max() < 0.5 / fps:
+        return None
+    grid_s = np.arange(math.floor(times_s[-1] * fps + 1e-6) + 1) / fps
+    # A quarter frame of slack: time stamps are rounded to the container's clock.
+    return np.searchsorted(times_s, grid_s + 0.25 / fps, side="right") - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,22 +103,22 @@ def read_video(path: Path | str, *, fps: float | None = None, file: IO[bytes] | 
     if file is None and path.is_dir():
         return _read_image_folder(path, fps or IMAGE_FOLDER_FPS_HZ)
     if file is None:
-        _refuse_absent(path)
+        refuse_absent(path)
     frames: list[UInt8] = []
     times: list[float | None] = []
     turned = False
     try:
         with av.open(file or str(path)) as container:
-            stream = _video_stream(container, path)
+            stream = video_stream(container, path)
             declared, rate = int(stream.frames), stream.average_rate
             for frame in container.decode(stream):
-                picture, turned = _upright(frame.to_ndarray(format="rgb24"), frame)
+                picture, turned = upright(frame.to_ndarray(format="rgb24"), frame)
                 if picture.nbytes * (len(frames) + 1) > MAX_CLIP_BYTES:
                     raise _too_long(path, len(frames), picture)
                 frames.append(picture)
                 times.append(frame.time)
     except (av.FFmpegError, UnicodeError) as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
     _refuse_short(path, len(frames))
     if len(frames) < _TRUNCATED_BELOW * declared:
         got = f"{len(frames)} frames where the header declares {declared}"
@@ -121,7 +127,7 @@ def read_video(path: Path | str, *, fps: float | None = None, file: IO[bytes] | 
     if len({f.shape for f in frames}) > 1:
         remedy = "Encode it again at one size."
         raise InputError(path, expected="one picture size", got="several", remedy=remedy)
-    times_s, found_fps = _clock(times, float(rate) if rate else None)
+    times_s, found_fps = clock(times, float(rate) if rate else None)
     if fps is not None:
         times_s, found_fps = times_s * (found_fps / fps), fps
     remarks = ("turned upright as its display matrix says",) if turned else ()
@@ -143,10 +149,10 @@ def probe_video(path: Path | str, *, fps: float | None = None, file: IO[bytes] |
         rate = fps or IMAGE_FOLDER_FPS_HZ
         return VideoFacts(num_frames=len(files), fps=rate, height_px=height, width_px=width)
     if file is None:
-        _refuse_absent(path)
+        refuse_absent(path)
     try:
         with av.open(file or str(path)) as container:
-            stream = _video_stream(container, path)
+            stream = video_stream(container, path)
             num_frames, average = int(stream.frames), stream.average_rate
             height, width = stream.height, stream.width
             if num_frames == 0 or not average:  # webm and gif do not count: count packets
@@ -154,11 +160,11 @@ def probe_video(path: Path | str, *, fps: float | None = None, file: IO[bytes] |
                 num_frames = len(packets)
                 base = stream.time_base or Fraction(1, 1000)
                 times = sorted(float(p.pts * base) for p in packets if p.pts is not None)
-                found_fps = _clock(list(times), float(average) if average else None)[1]
+                found_fps = clock(list(times), float(average) if average else None)[1]
             else:
                 found_fps = float(average)
     except (av.FFmpegError, UnicodeError) as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
     _refuse_short(path, num_frames)
     return VideoFacts(num_frames=num_frames, fps=fps or found_fps, height_px=height, width_px=width)
 
@@ -188,7 +194,7 @@ def write_video(path: Path | str, frames: UInt8, fps: float) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def _clock(times: list[float] | list[float | None], declared_hz: float | None) -> tuple[NDArray[np.float64], float]:
+def clock(times: list[float] | list[float | None], declared_hz: float | None) -> tuple[NDArray[np.float64], float]:
     """Times from 0 [s] and the usual rate [Hz]; without a usable clock the declared rate counts."""
     known = np.array([math.nan if t is None else t for t in times], np.float64)
     steps = np.diff(known)
@@ -203,7 +209,7 @@ def _clock(times: list[float] | list[float | None], declared_hz: float | None) -
     return np.arange(len(times)) / rate, rate
 
 
-def _upright(picture: UInt8, frame: av.VideoFrame) -> tuple[UInt8, bool]:
+def upright(picture: UInt8, frame: av.VideoFrame) -> tuple[UInt8, bool]:
     """The picture [H, W, 3] as it is to be shown, and whether it lay otherwise.
 
     Telephones store a sideways picture and a display matrix; mirrored ones come from front cameras.
@@ -220,7 +226,8 @@ def _upright(picture: UInt8, frame: av.VideoFrame) -> tuple[UInt8, bool]:
     return np.ascontiguousarray(shown), swapped or right < 0 or down < 0
 
 
-def _video_stream(container: av.container.InputContainer, path: Path) -> av.VideoStream:
+def video_stream(container: av.container.InputContainer, path: Path) -> av.VideoStream:
+    """The first video stream, to be decoded by one thread; InputError where there is none."""
     if not container.streams.video:
         remedy = "Remove this file, or give it a name without a video's extension."
         raise InputError(path, expected="a video stream", got="none", remedy=remedy)
@@ -244,7 +251,7 @@ def _read_image_folder(folder: Path, fps: float) -> DecodedVideo:
                 turned = turned or image.getexif().get(_EXIF_ORIENTATION, 1) != 1
                 picture = _rgb(ImageOps.exif_transpose(image))
             except (OSError, SyntaxError, ValueError, TypeError, struct.error) as error:  # damaged EXIF too
-                raise _unreadable(file, error) from None
+                raise unreadable(file, error) from None
         if frames and picture.shape != frames[0].shape:
             expected, got = f"pictures of {frames[0].shape[:2]} px", f"{picture.shape[:2]}"
             remedy = "A folder of pictures is one clip; move other pictures elsewhere."
@@ -267,10 +274,11 @@ def _open_image(file: Path) -> Image.Image:
     try:
         return Image.open(file)
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise _unreadable(file, error) from None
+        raise unreadable(file, error) from None
 
 
-def _refuse_absent(path: Path) -> None:
+def refuse_absent(path: Path) -> None:
+    """Raise InputError unless there is a file, or folder, with something in it."""
     if not path.exists():
         raise InputError(path, expected="a video", got="no such file", remedy="Check the path.")
     if path.stat().st_size == 0:
@@ -284,7 +292,8 @@ def _refuse_short(path: Path, num_frames: int) -> None:
         raise InputError(path, expected="at least 2 frames", got=str(num_frames), remedy=remedy)
 
 
-def _unreadable(path: Path, error: Exception) -> InputError:
+def unreadable(path: Path, error: Exception) -> InputError:
+    """What to raise where a decoder raised `error`."""
     reason = getattr(error, "strerror", None) or str(error)
     remedy = "The file is cut short, damaged or no video; download it again or remove it."
     return InputError(path, expected="a readable video or picture", got=reason, remedy=remedy)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cyclemimic.data.pairs import gap_in_frames
+from cyclemimic.data.pairs import gap_in_frames, gap_of
 from cyclemimic.embodiment.resize import resize_square
 from cyclemimic.evaluate.models import LatentActionModel, MotionReader, act_out, draws, label_frames
 from cyclemimic.evaluate.moments import TruePairs
@@ -28,7 +28,7 @@ from cyclemimic.evaluate.transfer import MOVING_M, References, plan_transfers
 from cyclemimic.nn.batches import pixels
 from cyclemimic.randomness import rng_for
 from cyclemimic.store.atomic import write_atomically
-from cyclemimic.types import Float32, Int64, Observation, Task, UInt8, World
+from cyclemimic.types import Float32, Gap, Int64, Observation, Task, UInt8, World
 from cyclemimic.worlds.arms import ArmsWorld
 
 _REPLAYED_M = 0.001  # a replay whose hand is farther from the film's is of another world
@@ -102,7 +102,7 @@ def build_counterfactuals(
     filmed: Mapping[str, Filmed],
     test: TruePairs,
     *,
-    gap_s: float,
+    gap_s: Gap,
     size_px: int,
     bodies: tuple[str, ...],
     seed: int,
@@ -126,7 +126,6 @@ def build_counterfactuals(
     plan = plan_transfers(
         test, sources=bodies, targets=bodies, same_body=False, limit=tries, seed=seed, least_m=MOVING_M
     )
-    gap = gap_in_frames(gap_s, world.action_space.rate_hz)
     lives: dict[str, _Life | None] = {}
 
     def life_of(pair: int) -> _Life | None:
@@ -147,6 +146,7 @@ def build_counterfactuals(
         if own is None or other is None:
             left_out["not_replayed"] += 1
             continue
+        gap = gap_in_frames(gap_of(gap_s, test.bodies[test.body[source]]), world.action_space.rate_hz)
         t, u = int(test.frame[source]), int(test.frame[target])
         actions = filmed[test.clip_names[test.clip[source]]].actions[t : t + gap]
         world.reset(filmed[test.clip_names[test.clip[target]]].task)

@@ -30,7 +30,7 @@ from cyclemimic.randomness import rng_for
 from cyclemimic.store.atomic import write_atomically
 from cyclemimic.store.frame_cache import FrameCache
 from cyclemimic.tokenizer.quantizer import joint_codes, slot_perplexity
-from cyclemimic.types import Int64
+from cyclemimic.types import Gap, Int64
 
 _READERS_BYTES = 256_000_000  # of frames that the readers of the leak are fitted on and asked about
 _READERS_SHARE = 0.7  # of clips that they are fitted on
@@ -71,7 +71,7 @@ def inspect_tokenizer(
     cache: FrameCache,
     out_dir: Path,
     *,
-    gap_s: float,
+    gap_s: Gap,
     limit: int = 1000,
     seed: int = 0,
     readers: ReaderConfig | None = None,
@@ -119,7 +119,7 @@ def _cycle_and_leak(
     tokenizer: LatentActionModel,
     cache: FrameCache,
     *,
-    gap_s: float,
+    gap_s: Gap,
     limit: int,
     seed: int,
     readers: ReaderConfig | None,

@@ -15,7 +15,7 @@ from cyclemimic.data.pairs import PairIndex, valid_pairs
 from cyclemimic.errors import InputError
 from cyclemimic.randomness import rng_for
 from cyclemimic.store.frame_cache import FrameCache
-from cyclemimic.types import Float32, Int64, UInt8
+from cyclemimic.types import Float32, Gap, Int64, UInt8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ class TruePairs(Pairs):
             )
 
 
-def frame_pairs(cache: FrameCache, *, gap_s: float, limit: int, seed: int) -> Pairs:
+def frame_pairs(cache: FrameCache, *, gap_s: Gap, limit: int, seed: int) -> Pairs:
     """Draw about `limit` pairs, as many from each body, without asking for actions.
 
     Raises:
@@ -83,9 +83,7 @@ def frame_pairs(cache: FrameCache, *, gap_s: float, limit: int, seed: int) -> Pa
     return Pairs(**fields)
 
 
-def true_pairs(
-    cache: FrameCache, positions: Mapping[str, Float32], *, gap_s: float, limit: int, seed: int
-) -> TruePairs:
+def true_pairs(cache: FrameCache, positions: Mapping[str, Float32], *, gap_s: Gap, limit: int, seed: int) -> TruePairs:
     """Draw about `limit` pairs, as many from each body, with the tip's true displacement over the gap.
 
     Args:
@@ -118,7 +116,7 @@ def true_pairs(
     )
 
 
-def _draw(cache: FrameCache, gap_s: float, limit: int, seed: int) -> tuple[PairIndex, Int64]:
+def _draw(cache: FrameCache, gap_s: Gap, limit: int, seed: int) -> tuple[PairIndex, Int64]:
     """All pairs of the cache, and which of them are drawn: [n], ascending."""
     index = valid_pairs(cache.clips, gap_s)
     names = np.array([info.embodiment for info in cache.clips])[index.clip]

@@ -48,13 +48,13 @@ from cyclemimic.evaluate.verdicts import verdict_lines, verdicts_on
 from cyclemimic.names import meets, named
 from cyclemimic.policy.network import read_spec
 from cyclemimic.policy.policy import LatentActionPolicy
-from cyclemimic.recipes.stations import HELD_OUT, SPLIT_SEED, WORLDS, cached, chosen, make_world, open_source
+from cyclemimic.recipes.stations import HELD_OUT, SPLIT_SEED, WORLDS, cached, chosen, gap_for, make_world, open_source
 from cyclemimic.store.atomic import read_json, sha256_json
 from cyclemimic.store.frame_cache import FrameCache
 from cyclemimic.tokenizer.tokenizer import LatentActionTokenizer
 from cyclemimic.train.checkpoint import CONFIG_FILE
 from cyclemimic.train.stage1_tokenizer import tokenizer_facts
-from cyclemimic.types import Task, World
+from cyclemimic.types import Gap, Task, World
 from cyclemimic.worlds.arms import ArmsWorld
 
 SUITES: dict[str, Callable[[], Suite]] = {"arms": ArmsSuite}
@@ -63,7 +63,7 @@ Show = Literal["as it is", "swapped", "black"]
 Split = Literal["held-out", "validation", "test"]
 
 
-def known_motion(source: FilmSource, cache: FrameCache, gap_s: float) -> tuple[TruePairs, TruePairs, TruePairs]:
+def known_motion(source: FilmSource, cache: FrameCache, gap_s: Gap) -> tuple[TruePairs, TruePairs, TruePairs]:
     """Pairs with their true displacement, of training, validation and test clips: for measurements only."""
     positions = {}
     for clip in source.clips():
@@ -120,11 +120,12 @@ def run_quality(
     tokenizer = LatentActionTokenizer.load(run)
     facts = tokenizer_facts(run)
     cache = cached(source, tokenizer.config.size_px, cache_root)
-    training, validation, test = known_motion(source, cache, facts["gap_s"])
+    gap_s = gap_for(cache, facts["gap_s"])
+    training, validation, test = known_motion(source, cache, gap_s)
     judge = fitted_judge(judge_folder, training, validation)
     held_out = test if side == "test" else validation
     seen = facts["bodies"]
-    futures = counterfactuals(source, cache, held_out, judge_folder, gap_s=facts["gap_s"], bodies=seen, side=side)
+    futures = counterfactuals(source, cache, held_out, judge_folder, gap_s=gap_s, bodies=seen, side=side)
     quality = measure_quality(
         tokenizer,
         training,
@@ -169,7 +170,7 @@ def counterfactuals(
     held_out: TruePairs,
     folder: Path,
     *,
-    gap_s: float,
+    gap_s: Gap,
     bodies: Sequence[str],
     side: str,
 ) -> Counterfactuals | None:
@@ -405,7 +406,9 @@ def run_inspect(
     """A page about a tokenizer on any video; returns verdicts and where the page lies, as lines."""
     tokenizer = LatentActionTokenizer.load(run)
     cache = cached(open_source(source_text), tokenizer.config.size_px, cache_root)
-    found = inspect_tokenizer(tokenizer, cache, out, gap_s=tokenizer_facts(run)["gap_s"], readers=readers)
+    found = inspect_tokenizer(
+        tokenizer, cache, out, gap_s=gap_for(cache, tokenizer_facts(run)["gap_s"]), readers=readers
+    )
     return "\n".join([*verdict_lines(found.verdicts()), str(found.page)])
 
 

@@ -6,11 +6,12 @@ What `cyclemimic VERB` does, without the command line; the demo and users' scrip
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,10 @@ from cyclemimic.data.cache import build_cache, source_hash
 from cyclemimic.data.check import check_clips
 from cyclemimic.data.cuts import cuts_of
 from cyclemimic.data.flow import build_flow
+from cyclemimic.data.gap import propose_gaps
 from cyclemimic.data.loader import PairLoader, split_clips
+from cyclemimic.data.seek import Filed, index_source, open_videos
+from cyclemimic.data.segments import ReadMode, SegmentLoader, read_mode
 from cyclemimic.data.sources.calvin import CalvinSource
 from cyclemimic.data.sources.film import FilmSource
 from cyclemimic.data.sources.folder import FolderSource
@@ -33,22 +37,23 @@ from cyclemimic.names import meets, named
 from cyclemimic.nn.words import WordHash
 from cyclemimic.policy.network import read_spec
 from cyclemimic.recipes.objectives import univla_stages, with_backbone
-from cyclemimic.store.atomic import read_json, sha256_file, write_json
+from cyclemimic.store.atomic import read_json, sha256_file, sha256_json, write_json
 from cyclemimic.store.flow_cache import FlowCache
-from cyclemimic.store.frame_cache import FrameCache
-from cyclemimic.store.label_store import LabelStore
+from cyclemimic.store.frame_cache import INDEX, FrameCache
+from cyclemimic.store.index import EpisodeIndex
+from cyclemimic.store.label_store import LabelStore, missing_shards
 from cyclemimic.tokenizer.tokenizer import CONFIG as TOKENIZER
 from cyclemimic.tokenizer.tokenizer import WEIGHTS, LatentActionTokenizer
 from cyclemimic.train.checkpoint import CONFIG_FILE
 from cyclemimic.train.demonstrations import DemonstrationData, demonstration_data
-from cyclemimic.train.labels import label_cache
+from cyclemimic.train.labels import label_part
 from cyclemimic.train.loop import LoopConfig, train, use_threads
 from cyclemimic.train.processes import together
 from cyclemimic.train.progress import Progress
 from cyclemimic.train.stage1_tokenizer import TokenizerTraining, tokenizer_facts, train_tokenizer
 from cyclemimic.train.stage2_pretrain import PretrainConfig, PretrainStage, pretrain_data
 from cyclemimic.train.stage3_finetune import FinetuneConfig, FinetuneStage
-from cyclemimic.types import ClipInfo, Int64, Source, Task, World
+from cyclemimic.types import ClipInfo, Gap, Int64, Source, Task, World
 from cyclemimic.worlds.arms import ArmsWorld
 from cyclemimic.worlds.drawn import DrawnWorld
 
@@ -159,13 +164,47 @@ def cached(source: Source, size_px: int, root: Path) -> FrameCache:
     return FrameCache.open(folder)
 
 
+def frames_of(
+    source: Source, size_px: int, root: Path, read: ReadMode | Literal["auto"]
+) -> tuple[FrameCache, ReadMode]:
+    """The source's frames, decoded once or when asked for, and which of it."""
+    if read == "auto":
+        if (root / _name_of_cache(source_hash(source), size_px) / INDEX).exists() or not isinstance(source, Filed):
+            read = "cache"
+        else:
+            root.mkdir(parents=True, exist_ok=True)
+            read = read_mode(open_videos(source, size_px, index=indexed(source, root)), shutil.disk_usage(root).free)
+        print(f"read: {read}", flush=True)
+    if read == "cache":
+        return cached(source, size_px, root), read
+    videos = open_videos(source, size_px, index=indexed(source, root))
+    for skipped in videos.skipped:
+        print(f"skipped {skipped.name}: {skipped.reason}", flush=True)
+    return videos, read
+
+
+def indexed(source: Source, root: Path, *, threads: int = 1) -> EpisodeIndex:
+    """What reading a source's frames needs, looked up once and kept below `root`."""
+    path, said = root / f"index-{sha256_json(source.name)[:16]}.parquet", Progress(name="index", total=1)
+
+    def say(done: int, total: int) -> None:
+        said.total = total
+        said.update(done)
+
+    with together() as first:
+        if first:
+            index_source(source, path, threads=threads, progress=say)
+    return EpisodeIndex.open(path)
+
+
 def _name_of_cache(content: str, size_px: int) -> str:
     return f"{content[:16]}-{size_px}px"
 
 
 def shots(cache: FrameCache, root: Path) -> list[Int64]:
     """Where new shots begin in each clip of a cache; found once and kept beside the frames."""
-    path = root / f"{_name_of_cache(cache.source_hash, cache.size_px)}-cuts.json"
+    decoded = "" if isinstance(cache.frames, np.ndarray) else "-unkept"
+    path = root / f"{_name_of_cache(cache.source_hash, cache.size_px)}{decoded}-cuts.json"
     with together() as first:
         if first:
             cuts_of(cache, path)
@@ -181,9 +220,14 @@ def run_tokenizer(
     bodies: Sequence[str] = (),
     trunk: Path | None,
     backbone: str | None = None,
+    read: ReadMode | Literal["auto"] = "cache",
     loop: LoopConfig | None = None,
 ) -> Path:
     """Station 2: learn a tokenizer from the training clips of a source, of some bodies or of all.
+
+    `read` says where frames come from: `cache` decodes the source once, `segment` decodes runs of frames as they are
+    needed, `direct` seeks every pair; `auto` chooses by size and key frames. `direct` gives the batches that `cache`
+    gives.
 
     With the objective `univla` two stages are learnt, the first in `run`/first-stage unless `trunk` names one.
     """
@@ -196,24 +240,34 @@ def run_tokenizer(
         if trunk is None:
             trunk = run / "first-stage"
             run_tokenizer(
-                source, first, trunk, cache_root=cache_root, bodies=bodies, trunk=None, backbone=backbone, loop=loop
-            )  # fmt: skip
-    cache = cached(source, config.tokenizer.size_px, cache_root)
+                source,
+                first,
+                trunk,
+                cache_root=cache_root,
+                bodies=bodies,
+                trunk=None,
+                backbone=backbone,
+                read=read,
+                loop=loop,
+            )
+    cache, read = frames_of(source, config.tokenizer.size_px, cache_root, read)
     wanted = chosen("bodies", bodies, cache.embodiments)
     keep = np.array(
         [i for i in split_clips(cache.clips, HELD_OUT, SPLIT_SEED).train if cache.clips[i].embodiment in wanted]
     )
-    loader = PairLoader(
-        [cache],
-        config.gap_s,
-        seed=config.seed,
-        batch_size=config.batch_size,
-        keep=[keep],
-        cuts=[shots(cache, cache_root)],
-        **loader_extras(source, cache, config, cache_root),
+    gap_s = settled_gap(cache.subset(keep), config.gap_s)
+    config = replace(config, gap_s=gap_s)
+    extras = loader_extras(source, cache, config, gap_s, cache_root)
+    extras |= {"seed": config.seed, "batch_size": config.batch_size}
+    cuts = shots(cache, cache_root)
+    loader = (
+        SegmentLoader(cache, gap_s, keep=keep, cuts=cuts, **extras)
+        if read == "segment"
+        else PairLoader([cache], gap_s, keep=[keep], cuts=[cuts], **extras)
     )
     data = {
         "source": cache.source_hash,
+        **({"read": read} if read == "segment" else {}),  # which has another order of pairs
         "bodies": list(wanted),
         "clips": len(keep),
         "pairs": loader.num_pairs,
@@ -223,7 +277,31 @@ def run_tokenizer(
     return train_tokenizer(config, loader, run, trunk=trunk, backbone=frozen_from, name=run.name, data=data, loop=loop)
 
 
-def loader_extras(source: Source, cache: FrameCache, config: TokenizerTraining, root: Path) -> dict[str, Any]:
+def settled_gap(cache: FrameCache, gap_s: Gap | Literal["auto"]) -> Gap:
+    """H as it was given, or for each body of a cache what its motion asks for."""
+    if gap_s != "auto":
+        return gap_s
+    with together() as first:
+        return propose_gaps(cache, progress=print if first else None)
+
+
+def gap_for(cache: FrameCache, gap_s: Gap) -> Gap:
+    """A tokenizer's H for the bodies of a cache; where it has one for each, new ones get theirs by the same rule."""
+    if not isinstance(gap_s, Mapping):
+        return gap_s
+    new = np.array([i for i, clip in enumerate(cache.clips) if clip.embodiment not in gap_s], np.int64)
+    found = dict(propose_gaps(cache.subset(new), progress=print)) if len(new) else {}
+    return {body: gap_s.get(body, found.get(body, 0.0)) for body in cache.embodiments}
+
+
+def gap_name(gap_s: Gap) -> str:
+    """Names H in a folder's name."""
+    return f"{sha256_json(dict(gap_s))[:8]}" if isinstance(gap_s, Mapping) else f"{gap_s:g}s"
+
+
+def loader_extras(
+    source: Source, cache: FrameCache, config: TokenizerTraining, gap_s: Gap, root: Path
+) -> dict[str, Any]:
     """What the terms of this objective want beside pairs, as arguments of `PairLoader`.
 
     Raises:
@@ -235,10 +313,13 @@ def loader_extras(source: Source, cache: FrameCache, config: TokenizerTraining, 
     if config.tokenizer.words:
         extras["words"] = WordHash(vocabulary=config.tokenizer.word_hashes)
     if terms.flow:
-        folder = root / f"{_name_of_cache(cache.source_hash, cache.size_px)}-flow-{config.gap_s:g}s"
+        if not isinstance(cache.frames, np.ndarray):
+            remedy = "Read from the cache, or set the weight to 0."
+            raise InputError("ObjectiveConfig.flow", expected="--read cache", got="another", remedy=remedy)
+        folder = root / f"{_name_of_cache(cache.source_hash, cache.size_px)}-flow-{gap_name(gap_s)}"
         with together() as first:
             if first:
-                build_flow(cache, config.gap_s, folder, progress=print)
+                build_flow(cache, gap_s, folder, progress=print)
         extras["flow"] = [FlowCache.open(folder)]
     if terms.actions:
         if not isinstance(source, FilmSource):
@@ -262,12 +343,33 @@ def run_label(
     source: Source, tokenizer_run: Path, out: Path, *, cache_root: Path, threads: int, device: str = "cpu"
 ) -> LabelStore:
     """Station 2 to 3: the encoder labels every pair of a source."""
+    run_label_part(source, tokenizer_run, out, cache_root=cache_root, threads=threads, device=device)
+    return LabelStore.open(out)
+
+
+def run_label_part(
+    source: Source,
+    tokenizer_run: Path,
+    out: Path,
+    *,
+    cache_root: Path,
+    threads: int,
+    device: str = "cpu",
+    part: int = 0,
+    num_parts: int = 1,
+    read: Literal["cache", "direct"] = "cache",
+) -> tuple[int, ...]:
+    """One of several jobs that label a source together; returns the shards that the store still lacks.
+
+    Jobs that start at once need a cache that is there already, or `read` direct.
+    """
     use_threads(threads)
     tokenizer = LatentActionTokenizer.load(tokenizer_run)
-    cache = cached(source, tokenizer.config.size_px, cache_root)
+    cache, _ = frames_of(source, tokenizer.config.size_px, cache_root, read)
     sha256 = sha256_file(tokenizer_run / WEIGHTS)
-    gap_s, cuts = tokenizer_facts(tokenizer_run)["gap_s"], shots(cache, cache_root)
-    return label_cache(tokenizer, sha256, cache, gap_s, out, cuts=cuts, device=device)
+    gap_s, cuts = gap_for(cache, tokenizer_facts(tokenizer_run)["gap_s"]), shots(cache, cache_root)
+    label_part(tokenizer, sha256, cache, gap_s, out, cuts=cuts, device=device, part=part, num_parts=num_parts)
+    return missing_shards(out)
 
 
 def run_pretrain(

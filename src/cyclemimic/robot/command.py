@@ -121,8 +121,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns 0, 2 for a user's mistake, 3 for a run that was stopped."""
     given = parser().parse_args(arguments)
     torch_before = "torch" in sys.modules
-    # A terminated run must hold the robot and keep its results, as after Ctrl-C.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A terminated run must hold the robot and keep its results, as after Ctrl-C; and Ctrl-C itself must do so even
+    # where a shell started this in the background and told it to ignore that.
+    before = {n: signal.signal(n, signal.default_int_handler) for n in (signal.SIGTERM, signal.SIGINT)}
     try:
         done = _drive(given)
     except InputError as error:
@@ -132,7 +133,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("cyclemimic: stopped by hand before the first episode", file=sys.stderr)
         return STOPPED
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     ours = given.robot in ROBOTS and not torch_before
     assert not ours or torch_here() != "imported", "driving needs no torch, and something imported it"
     print(done.text())

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from cyclemimic.errors import InputError
 from cyclemimic.store.atomic import read_json, sha256_json, sync_folder, write_json
 from cyclemimic.store.frame_cache import FrameCache
-from cyclemimic.types import Int64
+from cyclemimic.types import Gap, Int64
 
 FORMAT = "cyclemimic-flow-cache-1"
 FLOW, FLOW_INDEX, FLOW_PART, FLOW_DONE = "flow.f16", "flow.json", "flow.f16.part", "part.json"
@@ -40,7 +40,7 @@ class FlowRecipe:
     source_hash: str
     frames_sha256: str
     size_px: int
-    gap_s: float
+    gap_s: Gap
     method: str
     grid: tuple[int, int]  # h, w
     pairs_of_clip: tuple[int, ...]
@@ -69,7 +69,7 @@ class FlowCache:
     recipe: FlowRecipe
 
     @property
-    def gap_s(self) -> float:
+    def gap_s(self) -> Gap:
         """H, in seconds."""
         return self.recipe.gap_s
 

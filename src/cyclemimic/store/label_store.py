@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from cyclemimic.errors import InputError, did_you_mean
 from cyclemimic.store.atomic import read_json, write_atomically, write_json
-from cyclemimic.types import Float32, Int64, LatentAction
+from cyclemimic.types import Float32, Gap, Int64, LatentAction
 
 FORMAT = "cyclemimic-labels-1"
 MANIFEST = "manifest.json"
@@ -40,7 +40,7 @@ class LabelProvenance:
 
     tokenizer_sha256: str
     source_hash: str
-    gap_s: float
+    gap_s: Gap
     camera: str
     num_codes: int  # K
     num_tokens: int  # L
@@ -254,6 +254,13 @@ class LabelStore:
             raise InputError("label store", expected="a labelled clip", got=repr(clip_name), remedy=remedy)
         start, stop = np.searchsorted(self.clip_index, [i, i + 1])
         return slice(int(start), int(stop))
+
+
+def missing_shards(folder: Path | str) -> tuple[int, ...]:
+    """The numbers of the shards that a store still lacks. InputError where none was begun."""
+    _, num_shards = _read_manifest(Path(folder) / MANIFEST)
+    present = _shards(Path(folder))
+    return tuple(i for i in range(num_shards or 0) if i not in present)
 
 
 def _shards(folder: Path) -> dict[int, Path]:

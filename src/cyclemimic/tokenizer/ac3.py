@@ -66,16 +66,18 @@ def run_cycle(
     drawn: Tensor,
     config: AC3Config,
     generator: torch.Generator,
+    real: Tensor | None = None,
 ) -> Cycle:
     """Act the drawn codes [B, L] out on o_c = `scene` and ask E for them back.
 
     Paper: method, action-centric cycle consistency. `stream` is E's stream of o_c: what E knew of these frames before
-    is what it knows now, for the frame now never sees what follows; so it is computed once for both passes.
+    is what it knows now, for the frame now never sees what follows; so it is computed once for both passes. `real` is
+    what E said of this step's real pairs: what it says here is whitened alike.
     """
     # z_s is a constant look-up: no gradient reaches the codebook through it.
     generated = tokenizer.decode(scene, tokenizer.quantizer.look_up(drawn)).scene
     seen = corrupt(dialled(generated, config.gradient_into_decoder), config, generator)
-    embedding = tokenizer.embed(tokenizer.read(stream, scene, seen), batch_statistics=False)
+    embedding = tokenizer.embed(tokenizer.read(stream, scene, seen), batch_statistics=False, like=real)
     return Cycle(
         scene=scene,
         generated=generated,

@@ -203,7 +203,7 @@ def tokenizer_terms(
         order = unrelated(bodies, seen_on if config.ac3.other_body else None, config.groups, generator)
         if weights["cycle"]:
             place = order[mine].to(batch.now.device) - mine.start
-            cycle = run_cycle(tokenizer, now.take(place), stream.take(place), drawn[mine], config.ac3, generator)
+            cycle = run_cycle(tokenizer, now.take(place), stream.take(place), drawn[mine], config.ac3, generator, said)
             losses["cycle"] = cycle.loss
             if weights["reader"]:
                 assert helpers.reader is not None

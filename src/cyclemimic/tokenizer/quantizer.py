@@ -65,21 +65,32 @@ class VectorQuantizer(nn.Module):
         self.register_buffer("mean", torch.zeros(num_tokens, code_width))
         self.register_buffer("variance", torch.ones(num_tokens, code_width))
 
-    def on_sphere(self, raw: Tensor, *, batch_statistics: bool) -> Tensor:
+    def on_sphere(self, raw: Tensor, *, batch_statistics: bool, like: Tensor | None = None) -> Tensor:
         """Whiten [B, L, D] per slot and axis and normalise to length one: the embedding z^e whose distances count.
 
         Args:
             raw: what the encoder put out.
             batch_statistics: True on real pairs during training (and updates the running ones).
+            like: what it put out on the real pairs of this step, whose statistics then count for generated frames: the
+                running ones lag behind a fast encoder, and a code would be another one for no reason.
         """
         raw = at_least_float(raw)  # statistics and distances stay in fp32 under autocast
         mean, variance = self.mean, self.variance
+        if like is not None:
+            mean, variance = batch_statistics_of(at_least_float(like.detach()))  # a scale, nobody's gradient
         if batch_statistics:
             mean, variance = batch_statistics_of(raw)
             with torch.no_grad():  # the running statistics are a memory, nobody's gradient
                 self.mean.lerp_(mean, self.config.statistics_momentum)
                 self.variance.lerp_(variance, self.config.statistics_momentum)
         return F.normalize((raw - mean) * torch.rsqrt(variance + 1e-5), dim=-1)
+
+    @torch.no_grad()  # a memory, nobody's gradient
+    def settle(self, raw: Tensor) -> None:
+        """Take the statistics of `raw` [n, L, D] for the running ones: at the end of training, over many real pairs."""
+        mean, variance = batch_statistics_of(at_least_float(raw))
+        self.mean.copy_(mean)
+        self.variance.copy_(variance)
 
     def distances(self, embedding: Tensor) -> Tensor:
         """d(z^e, e_k), Euclidean: [B, L, D] -> [B, L, K]. The codebook gets no gradient from distances."""

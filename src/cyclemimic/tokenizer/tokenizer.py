@@ -179,9 +179,11 @@ class LatentActionTokenizer(nn.Module):
             change = features - now.features
         return self.encoder.read(stream, features, change, self._word_features(words))
 
-    def embed(self, said: Tensor, *, batch_statistics: bool) -> Tensor:
-        """z^e [B, L, D], on the sphere, of what `read` gave."""
-        return self.quantizer.on_sphere(said[:, self.config.given_tokens :], batch_statistics=batch_statistics)
+    def embed(self, said: Tensor, *, batch_statistics: bool, like: Tensor | None = None) -> Tensor:
+        """z^e [B, L, D], on the sphere, of what `read` gave; `like` is what it gave on the step's real pairs."""
+        own = slice(self.config.given_tokens, None)
+        real = None if like is None else like[:, own]
+        return self.quantizer.on_sphere(said[:, own], batch_statistics=batch_statistics, like=real)
 
     def quantize(
         self, said: Tensor, *, batch_statistics: bool, generator: torch.Generator | None = None

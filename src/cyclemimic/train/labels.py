@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from cyclemimic.data.loader import PairLoader
+from cyclemimic.errors import InputError
 from cyclemimic.nn.batches import pixels
 from cyclemimic.nn.collectives import num_processes, process_number
 from cyclemimic.store.frame_cache import FrameCache
@@ -15,14 +17,14 @@ from cyclemimic.store.label_store import LabelProvenance, LabelRows, LabelStore,
 from cyclemimic.tokenizer.tokenizer import LatentActionTokenizer
 from cyclemimic.train.processes import is_first, local_device, together
 from cyclemimic.train.progress import Progress
-from cyclemimic.types import Int64
+from cyclemimic.types import Gap, Int64
 
 
-def label_cache(
+def label_part(
     tokenizer: LatentActionTokenizer,
     tokenizer_sha256: str,
     cache: FrameCache,
-    gap_s: float,
+    gap_s: Gap,
     folder: Path,
     *,
     batch_size: int = 256,
@@ -30,15 +32,22 @@ def label_cache(
     camera: str = "video",
     cuts: Sequence[Int64] | None = None,
     device: str = "cpu",
-) -> LabelStore:
-    """Label every pair of `cache` and return the store. Shards that are there already are kept.
+    part: int = 0,
+    num_parts: int = 1,
+) -> None:
+    """Label the shards of one part of several, of all pairs of `cache`. Shards that are there already are kept.
 
     Paper: method, the trained encoder labels all video offline. Engineering: batches are cut the same way on every
-    run, so that a store written in two sittings, or by several processes, equals one written in one.
+    run, so that a store written in two sittings, or by several processes or parts, equals one written in one. Parts
+    share nothing but the folder, and no shard: they may run at once on different machines.
 
     Raises:
-        InputError: `folder` holds labels of another tokenizer, source or gap.
+        InputError: no such part, or `folder` holds labels of another tokenizer, source or gap.
     """
+    if not 0 <= part < num_parts:
+        remedy = "Count parts from 0."
+        raise InputError("part", expected=f"a part below {num_parts}", got=str(part), remedy=remedy)
+    num_shards = max(num_shards, num_parts)
     loader = PairLoader([cache], gap_s, cuts=None if cuts is None else [cuts])
     shards = min(num_shards, len(cache) - len(loader.skipped))  # no empty shard, whatever the number of processes
     provenance = LabelProvenance(
@@ -57,8 +66,8 @@ def label_cache(
         writer = LabelStoreWriter(folder, provenance, shards)
         place = local_device(device)
         tokenizer = tokenizer.to(place)
-        progress, done = Progress(name="label", total=loader.num_pairs), 0
-        for shard in range(shards)[process_number() :: num_processes()]:
+        progress, done = Progress(name="label", total=max(1, loader.num_pairs // num_parts)), 0
+        for shard in range(shards)[part::num_parts][process_number() :: num_processes()]:
             if writer.has(shard):
                 continue
             parts = []
@@ -67,9 +76,21 @@ def label_cache(
                 parts.append((arrays.clip, arrays.frame, codes.cpu().numpy(), margin.cpu().numpy()))
                 done += len(arrays)
                 if is_first():  # the others have done about as much
-                    progress.update(min(loader.num_pairs, done * num_processes()))
+                    progress.update(min(loader.num_pairs // num_parts, done * num_processes()))
             clip, frame, codes_found, margins = (np.concatenate(column) for column in zip(*parts, strict=True))
             names = tuple(loader.clips[i].name for i in clip)
             rows = LabelRows(clip=names, frame=frame.astype(np.int32), codes=codes_found, margin=margins)
             writer.write(shard, rows)
+
+
+def label_cache(
+    tokenizer: LatentActionTokenizer,
+    tokenizer_sha256: str,
+    cache: FrameCache,
+    gap_s: Gap,
+    folder: Path,
+    **settings: Any,
+) -> LabelStore:
+    """Label every pair of `cache` and return the store: the only part of one, see `label_part`."""
+    label_part(tokenizer, tokenizer_sha256, cache, gap_s, folder, **settings)
     return LabelStore.open(folder)

@@ -46,9 +46,10 @@ from cyclemimic.train.optim import (
 )
 from cyclemimic.train.processes import local_device, together
 from cyclemimic.train.progress import Waiting
-from cyclemimic.types import Float32
+from cyclemimic.types import Float32, Gap
 
 USAGE_BATCHES = 16
+SETTLING_BATCHES = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,8 @@ class TokenizerTraining:
     """Everything that decides how a tokenizer is trained.
 
     Args:
-        gap_s: H, seconds between now and later.
+        gap_s: H, seconds between now and later, of all bodies or of each; `auto` is what `data.gap` proposes for each,
+            and is settled before training.
         action_share: of the clips, whose true motion the term `actions` may use.
         first_batch: number of the first batch of the data order; a branch goes on where its trunk ended.
         precision: bf16 is autocast; on a CPU it pays only where the processor multiplies bf16.
@@ -65,7 +67,7 @@ class TokenizerTraining:
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
-    gap_s: float = 0.6
+    gap_s: Gap | Literal["auto"] = 0.6
     action_share: float = 0.02
     steps: int = 2000
     batch_size: int = 32
@@ -234,6 +236,19 @@ class TokenizerStage:
         figures["slot_perplexity"] = slot_perplexity(used, self.tokenizer.num_codes).mean()
         figures["data_wait_s"] = self._waiting.taken()
         return figures
+
+    @torch.no_grad()  # looked at, not learnt from
+    def settle(self) -> None:
+        """Measure the codebook's running statistics anew over many real pairs, with the weights as they now are.
+
+        They lag behind weights that still move: the codes that are written down would not be those that D was taught.
+        """
+        said = []
+        for step in range(self.config.steps, self.config.steps + SETTLING_BATCHES):
+            batch = self.draw(step)
+            now, later = self.tokenizer.see(batch.now), self.tokenizer.see(batch.later)
+            said.append(self.tokenizer.read(self.tokenizer.watch(now, batch.words), now, later, batch.words))
+        self.tokenizer.quantizer.settle(torch.cat(said)[:, self.config.tokenizer.given_tokens :])
 
     def last_batch(self) -> Mapping[str, Tensor]:
         """What the last step was given, on this process."""
@@ -419,6 +434,7 @@ def train_tokenizer(
         samples_per_step=config.batch_size,
         loop=loop,
     )
+    stage.settle()
     on_steps = {name: int(count) for name, count in stage.on_steps.items()}
     # A loader knows the bodies of its caches; trained on were those of which it keeps pairs.
     seen = {body for body, pairs in zip(loader.bodies, loader.pairs_per_body, strict=True) if pairs}

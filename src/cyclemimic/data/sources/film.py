@@ -47,6 +47,22 @@ class FilmSource:
         """The hash of the video; see `FolderSource.fingerprint`."""
         return self._video.fingerprint()
 
+    def names(self) -> Sequence[str]:
+        """See `FolderSource.names`."""
+        return self._video.names()
+
+    def describe(self, name: str) -> ClipInfo:
+        """See `FolderSource.describe`."""
+        return self._video.describe(name)
+
+    def file_of(self, name: str) -> Path:
+        """Where a clip's video lies."""
+        return self._video.file_of(name)
+
+    def rate_of(self, name: str) -> float | None:
+        """See `FolderSource.rate_of`."""
+        return self._video.rate_of(name)
+
     def read(self, clip: ClipInfo) -> Episode:
         """Decode one clip and read its actions.
 

@@ -74,7 +74,7 @@ class FolderSource:
             InputError: the folder holds no clip, or `clips.jsonl` is wrong.
         """
         if self._clips is None:
-            names = self._find()
+            names = self._listed
             rows = self._rows
             if rows and not rows.keys() & set(names):
                 word = next(iter(rows))
@@ -86,6 +86,14 @@ class FolderSource:
                 )
             self._clips = tuple(self._describe(name, rows.get(name)) for name in names)
         return self._clips
+
+    def names(self) -> Sequence[str]:
+        """The names of all clips, in order; no file is opened."""
+        return self._listed
+
+    def describe(self, name: str) -> ClipInfo:
+        """One clip's facts, from its file's header; 0 frames where it cannot be opened."""
+        return self._describe(name, self._rows.get(name))
 
     def read(self, clip: ClipInfo) -> Episode:
         """Decode one clip, frames at a constant rate.
@@ -115,6 +123,11 @@ class FolderSource:
         name = self._on_disk.get(name, name)
         return self.path if name == self.path.name and not (self.path / name).exists() else self.path / name
 
+    def rate_of(self, name: str) -> float | None:
+        """The rate [Hz] that the sidecar gives a clip instead of what its file says; None where it gives none."""
+        row = self._rows.get(name)
+        return row.fps if row else None
+
     def fingerprint(self) -> str:
         """A hash of what the clips are: names, facts, file sizes and the first and last 64 KB of every file.
 
@@ -127,6 +140,10 @@ class FolderSource:
     @cached_property
     def _names(self) -> frozenset[str]:
         return frozenset(clip.name for clip in self.clips())
+
+    @cached_property
+    def _listed(self) -> list[str]:
+        return self._find()
 
     @cached_property
     def _rows(self) -> dict[str, SidecarRow]:

@@ -1,0 +1,255 @@
+"""Batches of pairs from runs of frames that are decoded once, in order: for video that no cache holds. Engineering.
+
+A frame between key frames costs all those before it, so runs are decoded from key frame on, and every frame is used as
+now and as later. What makes a batch look random is that many runs are open at a time, and which one gives its next
+pair is drawn.
+
+A batch is made in `LANES` lanes, each with runs of its own, so that each process of several decodes for its own rows
+alone. A lane goes through blocks: the block's runs are drawn, by the mixture, and so is the order in which they give
+their pairs. All that is a pure function of (seed, step): a run that goes on at any step opens the runs of that block
+where they stand then.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cyclemimic.data.loader import PairArrays, PairLoader
+from cyclemimic.data.mixture import Mixture
+from cyclemimic.data.seek import VideoFrames
+from cyclemimic.data.true_actions import TrueActions
+from cyclemimic.errors import InputError
+from cyclemimic.nn.words import WordHash
+from cyclemimic.randomness import rng_for
+from cyclemimic.store.frame_cache import FrameCache
+from cyclemimic.types import Gap, Int64, UInt8
+
+RUN_PAIRS = 64  # about; runs end at key frames
+RUNS_OPEN = 64  # over all lanes: what a batch is mixed over
+LANES = 8
+ReadMode = Literal["cache", "segment", "direct"]
+
+
+def read_mode(videos: FrameCache, free_bytes: int, usual_bytes: int = 64 << 30) -> ReadMode:
+    """How video is best read: from a cache if it is small enough, else by how far its key frames lie apart.
+
+    Args:
+        videos: what `open_videos` gave.
+        free_bytes: of the disk that would hold the cache.
+        usual_bytes: a cache larger than this is none.
+    """
+    cache_bytes = len(videos.frames) * videos.recipe.frame_bytes
+    if cache_bytes <= min(usual_bytes, free_bytes // 2):
+        return "cache"
+    frames = cast(VideoFrames, videos.frames)
+    spacing = float(np.median([index.key_spacing for index in frames.indices]))
+    return "direct" if spacing <= 2 else "segment"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Block:
+    """What one lane gives from `start` on: runs [m], and which of them gives each next pair."""
+
+    runs: Int64
+    order: Int64
+    start: int
+
+    @property
+    def stop(self) -> int:
+        return self.start + len(self.order)
+
+
+class SegmentLoader(PairLoader):
+    """The pairs of a `PairLoader`, all as often, but drawn run by run instead of one by one.
+
+    Bodies come as often as the mixture says, over many runs. Neighbouring batches hold pairs of the same runs: that is
+    the price. Memory holds `runs_open` decoders and a gap of frames for each.
+
+    Args:
+        videos: what `open_videos` gave; no subset, see `keep`.
+        gap_s: as `PairLoader`.
+        mixture: as `PairLoader`.
+        seed: with the step, decides every batch.
+        batch_size: B.
+        keep: indices of the clips to draw from.
+        triplets: as `PairLoader`.
+        words: as `PairLoader`.
+        actions: as `PairLoader`.
+        cuts: per clip the frames with which a new shot begins.
+        run_pairs: about how many pairs a run gives.
+        runs_open: over how many runs a batch is mixed.
+        lanes: parts of a batch that are decoded apart; the order depends on them, and at most so many processes share
+            the decoding.
+    """
+
+    def __init__(
+        self,
+        videos: FrameCache,
+        gap_s: Gap,
+        mixture: Mixture = "uniform",
+        seed: int = 0,
+        batch_size: int = 32,
+        *,
+        keep: Int64 | None = None,
+        triplets: bool = False,
+        words: WordHash | None = None,
+        actions: TrueActions | None = None,
+        cuts: Sequence[Int64] | None = None,
+        run_pairs: int = RUN_PAIRS,
+        runs_open: int = RUNS_OPEN,
+        lanes: int = LANES,
+    ) -> None:
+        if min(run_pairs, runs_open, lanes) < 1:
+            got = f"run_pairs {run_pairs}, runs_open {runs_open}, lanes {lanes}"
+            raise InputError("SegmentLoader", expected="numbers of at least 1", got=got, remedy="Try 64, 64 and 8.")
+        super().__init__(
+            [videos],
+            gap_s,
+            mixture,
+            seed,
+            batch_size,
+            keep=None if keep is None else [keep],
+            triplets=triplets,
+            words=words,
+            actions=actions,
+            cuts=None if cuts is None else [cuts],
+        )
+        self._video = cast(VideoFrames, videos.frames)
+        self.run_first, self.run_pairs = self._cut_runs(run_pairs)  # [runs]: number of the first pair, how many
+        body = self._body_of_clip[self._clip[self.run_first]]
+        self._runs_of_body = [np.flatnonzero(body == b) for b in range(len(self.bodies))]
+        # By pairs, not by runs: a body whose runs are short must be drawn more often.
+        lengths = [self.run_pairs[runs].mean() if len(runs) else 1.0 for runs in self._runs_of_body]
+        share = self.weights / np.array(lengths)
+        self._run_weights: NDArray[np.float64] = share / share.sum()
+        self.lanes = min(lanes, batch_size)
+        edges = [-(-lane * batch_size // self.lanes) for lane in range(self.lanes + 1)]
+        per_lane = max(1, runs_open // self.lanes)
+        self._lanes = [_Lane(self, number, edges[number], edges[number + 1], per_lane) for number in range(self.lanes)]
+
+    def batch(self, step: int, rows: slice = slice(None)) -> PairArrays:
+        """The batch of a step: the same for the same (seed, step), whatever was drawn before.
+
+        Steps in ascending order are fast; any other one costs the decoding of about `runs_open` runs up to it. With
+        `rows` only the lanes of these rows are decoded.
+        """
+        first, last, _ = rows.indices(self.batch_size)
+        pairs: list[int] = []
+        pictures: list[tuple[UInt8, ...]] = []
+        for lane in self._lanes:
+            if lane.first < last and first < lane.last:
+                count = lane.last - lane.first
+                for row, (pair, found) in enumerate(lane.give(step * count, count), start=lane.first):
+                    if first <= row < last:
+                        pairs.append(pair)
+                        pictures.append(found)
+        columns = [np.stack(column) for column in zip(*pictures, strict=True)]
+        return self._described(np.array(pairs, np.int64), columns)
+
+    def block(self, lane: int, number: int, start: int, count: int) -> _Block:
+        """The runs of one lane's block and their order: a pure function of (seed, lane, number)."""
+        rng = rng_for(self.seed, number, f"segments/lane {lane}")
+        bodies = rng.choice(len(self.bodies), count, p=self._run_weights)
+        places = rng.random(count)
+        mine = [self._runs_of_body[b] for b in bodies]
+        runs = np.array([runs[int(u * len(runs))] for runs, u in zip(mine, places, strict=True)], np.int64)
+        order = rng.permutation(np.repeat(np.arange(count), self.run_pairs[runs]))
+        return _Block(runs=runs, order=order, start=start)
+
+    def open_run(self, run: int, done: int) -> _Run:
+        """A run that has given `done` pairs already."""
+        pair = int(self.run_first[run]) + done
+        clip = int(self._clip[pair])
+        return _Run(self._video, clip, pair, int(self._now[pair]), int(self._gap_of_clip[clip]), 1 + self.triplets)
+
+    def _cut_runs(self, run_pairs: int) -> tuple[Int64, Int64]:
+        """Pairs that follow one another in a clip, cut near every `run_pairs`-th, at a key frame if there is one."""
+        breaks = np.flatnonzero((np.diff(self._clip) != 0) | (np.diff(self._now) != 1)) + 1
+        starts = np.concatenate([[0], breaks])
+        stops = np.concatenate([breaks, [len(self._clip)]])
+        first: list[int] = []
+        for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
+            index = self._video.indices[int(self._clip[start])]
+            # Key frames in the clip's frames; beyond this stretch nobody looks.
+            keys = np.searchsorted(index.shown, index.keys) - int(self._now[start]) + start
+            while start < stop:
+                first.append(start)
+                wanted = start + run_pairs
+                near = keys[(keys > start + run_pairs // 2) & (keys <= start + 4 * run_pairs)]
+                start = int(near[np.argmin(np.abs(near - wanted))]) if len(near) else wanted
+                if stop - start < run_pairs // 4:
+                    start = stop  # a short rest joins the run before
+        found = np.array(first, np.int64)
+        return found, np.diff(np.append(found, len(self._clip)))
+
+
+class _Lane:
+    """One part of every batch: rows `first` to `last`. Gives its samples in order; any place may be asked for."""
+
+    def __init__(self, loader: SegmentLoader, number: int, first: int, last: int, runs: int) -> None:
+        self.first, self.last = first, last
+        self._loader, self._number, self._count = loader, number, runs
+        self._starts = [0]  # where each block begins, as far as is known
+        self._open: dict[int, _Run] = {}
+        self._block: _Block | None = None
+        self._at = -1  # the sample that comes next
+
+    def give(self, start: int, count: int) -> list[tuple[int, tuple[UInt8, ...]]]:
+        """Samples `start` to `start + count` of the lane: pair numbers and pictures."""
+        if start != self._at:
+            self._go_to(start)
+        out = []
+        for _ in range(count):
+            assert self._block is not None
+            if self._at == self._block.stop:
+                self._go_to(self._at)
+            i = int(self._block.order[self._at - self._block.start])
+            if i not in self._open:
+                self._open[i] = self._loader.open_run(int(self._block.runs[i]), self._done(i))
+            out.append(self._open[i].give())
+            self._at += 1
+        return out
+
+    def _done(self, i: int) -> int:
+        """How many pairs run `i` of the block has given before the next sample."""
+        assert self._block is not None
+        return int((self._block.order[: self._at - self._block.start] == i).sum())
+
+    def _go_to(self, sample: int) -> None:
+        for run in self._open.values():
+            run.close()
+        self._open = {}
+        while self._starts[-1] <= sample:  # lengths differ, so blocks are counted up; they are drawn, not decoded
+            number = len(self._starts) - 1
+            self._starts.append(self._loader.block(self._number, number, self._starts[-1], self._count).stop)
+        number = int(np.searchsorted(self._starts, sample, side="right")) - 1
+        self._block = self._loader.block(self._number, number, self._starts[number], self._count)
+        self._at = sample
+
+
+class _Run:
+    """Pairs of one clip, one after another; every frame is decoded once."""
+
+    def __init__(self, video: VideoFrames, clip: int, pair: int, now: int, gap: int, reach: int) -> None:
+        self._frames, self._clip, self._pair, self._gap, self._reach = video, clip, pair, gap, reach
+        self._video = video.borrow(clip)
+        self._next, self._window = now, deque[UInt8](maxlen=reach * gap + 1)
+
+    def give(self) -> tuple[int, tuple[UInt8, ...]]:
+        """The next pair's number, and its pictures: now, later, latest."""
+        missing = max(1, self._reach * self._gap + 1 - len(self._window))
+        for _ in range(missing):
+            self._window.append(self._frames.square(self._video.picture(self._next)))
+            self._next += 1
+        pair, self._pair = self._pair, self._pair + 1
+        return pair, tuple(self._window[i * self._gap] for i in range(self._reach + 1))
+
+    def close(self) -> None:
+        """Let others use the decoder."""
+        self._frames.give_back(self._clip, self._video)
