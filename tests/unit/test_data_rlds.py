@@ -228,6 +228,9 @@ def test_only_the_columns_that_count_must_be_finite():
     numbers[1, 3] = np.inf
     with pytest.raises(InputError, match="finite numbers, got NaN or infinity at step 1, column 3"):
         layout.numbers({"action": numbers}, "here")
+    numbers[1, 3] = 1e300  # finite, and yet no float32
+    with pytest.raises(InputError, match="step 1, column 3"):
+        layout.numbers({"action": numbers}, "here")
     gripper = Layout(parts=(Gripper(feature="grip", closed=1, opened=-1, relative=True),))
     with pytest.raises(InputError, match="step 1, column 0"):
         gripper.numbers({"grip": np.array([[1], [np.nan]])}, "here")

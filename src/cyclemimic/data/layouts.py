@@ -116,13 +116,14 @@ class Layout:
         for part in self.parts:
             place = f"{where}, field {part.feature}"
             found = features[part.feature]
-            taken.append(part.numbers(found, place))
-            unknown = np.argwhere(~np.isfinite(found[:, part.span]))
+            with np.errstate(over="ignore", invalid="ignore"):  # what is too large becomes infinite, and is refused
+                taken.append(part.numbers(found, place).astype(np.float32))
+                unknown = np.argwhere(~np.isfinite(found[:, part.span].astype(np.float32)))
             if len(unknown):
                 step, column = unknown[0].tolist()
                 got = f"NaN or infinity at step {step}, column {part.span.start + column}"
                 raise InputError(place, expected="finite numbers", got=got, remedy="Drop this episode.")
-        return np.concatenate(taken, 1).astype(np.float32)
+        return np.concatenate(taken, 1)
 
 
 def position(limit_m: float, kind: AxisKind = "delta") -> tuple[Axis, ...]:

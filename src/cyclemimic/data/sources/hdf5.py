@@ -367,9 +367,10 @@ def _state(observed: Any, where: str) -> Float32 | None:
 def _axis_angles(quaternions: NDArray[Any]) -> NDArray[np.float64]:
     """Quaternions x, y, z, w [T, 4] as axis times angle [T, 3], the short way round."""
     turned = quaternions * np.where(quaternions[:, 3:] < 0, -1.0, 1.0)
-    sine = np.linalg.norm(turned[:, :3], axis=1, keepdims=True)
-    angle = 2 * np.arctan2(sine, turned[:, 3:])
-    vectors: NDArray[np.float64] = turned[:, :3] * np.where(sine > 1e-12, angle / np.maximum(sine, 1e-12), 2.0)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is too large becomes infinite, and is refused
+        sine = np.linalg.norm(turned[:, :3], axis=1, keepdims=True)
+        angle = 2 * np.arctan2(sine, turned[:, 3:])
+        vectors: NDArray[np.float64] = turned[:, :3] * np.where(sine > 1e-12, angle / np.maximum(sine, 1e-12), 2.0)
     return vectors
 
 
