@@ -42,7 +42,9 @@ def test_two_processes_compute_what_one_computes(ran, kind, precision):
             continue
         if value.is_floating_point():
             bound = 1e-9 if precision == "float64" and not is_float32_by_nature(name) else 1e-4
-            torch.testing.assert_close(two[name], value, rtol=0, atol=bound, msg=lambda m, n=name: f"{n}: {m}")
+            # Reversal divides by a spread that is nearly nothing at first: float32 keeps three digits of it.
+            share = 1e-3 if (kind, precision) == ("further", "float32") else 0
+            torch.testing.assert_close(two[name], value, rtol=share, atol=bound, msg=lambda m, n=name: f"{n}: {m}")
         else:
             assert torch.equal(two[name], value), name
 
