@@ -112,7 +112,9 @@ def headline_section(summary: Summary) -> Section:
     ]
     rows += [[f"success, {name.replace('_', ' ')}", str(row)] for name, row in summary.success.items()]
     if summary.remote:
-        rows.append(["robot in another process", summary.remote.text()])
+        # Short: a long line here pushes every number out of sight.
+        same = f"{summary.remote.equal} of {summary.remote.success.n} end alike"
+        rows.append(["success, robot in another process", f"{summary.remote.success}; {same}"])
     rows.append(["wall time", f"{summary.seconds:.0f} s"])
     rows.append(["tokenizer step", f"{summary.cpu_ms_per_pair:.2f} CPU ms per pair"])
     inert = summary.inert_terms()
