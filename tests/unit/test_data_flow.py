@@ -187,7 +187,7 @@ def test_a_killed_build_goes_on(tmp_path, monkeypatch, damage):
 def test_a_full_disk_is_refused_before_anything_is_made(tmp_path, monkeypatch):
     cache = moving_cache(tmp_path / "cache")
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(flow_module.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(InputError, match="80%"):
         build_flow(cache, 0.6, tmp_path / "flow")
     with pytest.raises(InputError, match="clips longer"):

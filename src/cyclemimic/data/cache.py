@@ -83,7 +83,8 @@ def build_cache(
     with alone_in(folder), FrameCacheWriter(folder, recipe) as writer:
         reused = writer.num_clips
         todo = [c for c in clips if c.name not in writer.done]
-        _refuse_full_disk(folder, todo, recipe, say)
+        needed = sum(c.num_frames for c in todo) * recipe.frame_bytes
+        refuse_full_disk(folder, needed, f"{len(todo)} clips to decode", say)
         for number, clip in enumerate(todo, start=1):
             reason = _add(source, clip, writer, fit, min_frames)
             tail = f"skipped, {reason}" if reason else f"{writer.num_frames} frames so far"
@@ -131,10 +132,10 @@ def _refuse_same_names(source: Source, names: list[str]) -> None:
         raise InputError(source.name, expected="unique names", got=f"{twice[0]!r} twice", remedy=remedy)
 
 
-def _refuse_full_disk(folder: Path, todo: list[ClipInfo], recipe: CacheRecipe, say: Progress) -> None:
-    needed = sum(c.num_frames for c in todo) * recipe.frame_bytes
+def refuse_full_disk(folder: Path, needed: int, what: str, say: Progress) -> None:
+    """Say how many bytes `what` needs and how many are free. InputError where it needs more than most of them."""
     free = shutil.disk_usage(folder).free
-    say(f"{len(todo)} clips to decode: about {needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free.")
+    say(f"{what}: about {needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free.")
     if needed > _DISK_SHARE * free:
         raise InputError(
             folder,

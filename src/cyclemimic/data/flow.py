@@ -6,7 +6,6 @@ where it comes from in the frame now, so that sampling now at place + flow makes
 
 from __future__ import annotations
 
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cyclemimic.data.cache import refuse_full_disk
 from cyclemimic.data.hindsight import LEAST_CHANGE
 from cyclemimic.data.pairs import clip_gap, valid_pairs
 from cyclemimic.errors import InputError
@@ -35,7 +35,6 @@ METHOD = (
     f"nothing changes by {LEAST_CHANGE} within 1/{REST_SHARE} of the side, or rest is better by {MARGIN}; version 1"
 )
 _CHUNK_PAIRS = 1024
-_DISK_SHARE = 0.8  # of what is free
 
 
 def flow_grid(size_px: int) -> tuple[int, int]:
@@ -123,7 +122,8 @@ def build_flow(
     now = cache.offsets[index.clip] + index.now
     later = cache.offsets[index.clip] + index.later
     with alone_in(folder), FlowCacheWriter(folder, recipe) as writer:
-        _refuse_full_disk(folder, recipe, writer.num_done, say)
+        left = recipe.num_pairs - writer.num_done
+        refuse_full_disk(folder, left * recipe.pair_bytes, f"flow of {left} pairs", say)
         began_s, first = time.perf_counter(), writer.num_done
         with one_thread_each(), ThreadPoolExecutor(max(1, threads)) as pool:
             for start in range(first, len(index), _CHUNK_PAIRS):
@@ -165,19 +165,6 @@ def _whole(folder: Path, recipe: FlowRecipe) -> FlowCache | None:
     except InputError:
         return None  # none, half or damaged: building is the remedy
     return found if found.recipe == recipe else None
-
-
-def _refuse_full_disk(folder: Path, recipe: FlowRecipe, done: int, say: Callable[[str], None]) -> None:
-    needed = (recipe.num_pairs - done) * recipe.pair_bytes
-    free = shutil.disk_usage(folder).free
-    say(f"flow of {recipe.num_pairs - done} pairs: {needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free.")
-    if needed > _DISK_SHARE * free:
-        raise InputError(
-            folder,
-            expected=f"a flow cache of at most {_DISK_SHARE:.0%} of the free disk ({free / 1e9:.2f} GB)",
-            got=f"{needed / 1e9:.2f} GB",
-            remedy="Choose a smaller size, fewer clips, or another disk.",
-        )
 
 
 def _opencv() -> Any:

@@ -141,7 +141,7 @@ class PolicyServer:
             return pack(Answer(number=request.number, actions=actions, policy_ms=policy_ms))
         except InputError as error:
             return _refused(request.number, "observation", str(error))
-        except Exception as error:
+        except Exception as error:  # the policy is anybody's code: it is told by name, logged whole, and serves on
             LOG.exception("the policy failed")
             return _refused(request.number, "policy", f"{type(error).__name__}: {error}")
 

@@ -246,8 +246,9 @@ class TokenizerStage:
         said = []
         for step in range(self.config.steps, self.config.steps + SETTLING_BATCHES):
             batch = self.draw(step)
-            now, later = self.tokenizer.see(batch.now), self.tokenizer.see(batch.later)
-            said.append(self.tokenizer.read(self.tokenizer.watch(now, batch.words), now, later, batch.words))
+            with self._autocast():  # as in the steps of training
+                now, later = self.tokenizer.see(batch.now), self.tokenizer.see(batch.later)
+                said.append(self.tokenizer.read(self.tokenizer.watch(now, batch.words), now, later, batch.words))
         self.tokenizer.quantizer.settle(torch.cat(said)[:, self.config.tokenizer.given_tokens :])
 
     def last_batch(self) -> Mapping[str, Tensor]:

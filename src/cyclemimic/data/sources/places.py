@@ -136,7 +136,7 @@ class Place:
         """What a store answers."""
         try:
             return ask()
-        except Exception as error:  # every store has errors of its own kind; all become one of ours
+        except Exception as error:  # botocore, gcsfs and others share no class; the error is named and chained
             raise self._unreadable(name, error) from error
 
     def _join(self, name: str) -> str:
