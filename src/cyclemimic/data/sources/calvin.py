@@ -55,6 +55,7 @@ STATE = Layout(
     )
 )
 _CAMERAS = {"front": "rgb_static", "wrist": "rgb_gripper"}
+# What zipfile and numpy raise for damaged files; NotImplementedError is a compression that zipfile does not know.
 _UNREADABLE = (
     *(OSError, ValueError, KeyError, EOFError, RuntimeError, MemoryError, OverflowError, NotImplementedError),
     *(zlib.error, zipfile.BadZipFile),
