@@ -18,7 +18,8 @@ from cyclemimic.data.sources.folder import FolderSource
 from cyclemimic.data.writers.film import film
 from cyclemimic.evaluate.sheets import picture_grid
 from cyclemimic.nn.batches import pixels
-from cyclemimic.recipes.stations import cached, run_tokenizer
+from cyclemimic.recipes.footage import cached
+from cyclemimic.recipes.stations import run_tokenizer
 from cyclemimic.recipes.tiny import tiny
 from cyclemimic.tokenizer.tokenizer import LatentActionTokenizer
 from cyclemimic.types import Task

@@ -17,7 +17,7 @@ try:
     from cyclemimic.recipes import ablate as studies
     from cyclemimic.recipes import demo as demo_recipe
     from cyclemimic.recipes import dry_run as rehearsal
-    from cyclemimic.recipes import exporting, judging, remote, stations
+    from cyclemimic.recipes import exporting, footage, judging, remote, stations
     from cyclemimic.recipes.ablations import changed
     from cyclemimic.recipes.paper import paper
     from cyclemimic.recipes.planning import StudySize
@@ -105,13 +105,13 @@ def data(
         labels: export: what `cyclemimic label` wrote for this source.
         out: export: the folder to write.
     """
-    opened = stations.open_source(source)
+    opened = footage.open_source(source)
     if action == "check":
-        stations.check_source(opened)
+        footage.check_source(opened)
     elif action == "cache":
-        stations.cached(opened, size_px, cache)
+        footage.cached(opened, size_px, cache)
     elif action == "index":
-        found = stations.indexed(opened, cache, threads=threads)
+        found = footage.indexed(opened, cache, threads=threads)
         bad = int((found.frames == 0).sum())
         print(f"{len(found)} episodes, {int(found.frames.sum())} frames, {bad} of no use: {found.path}")
     elif out is None:
@@ -195,7 +195,7 @@ def tokenizer(
             print(rehearsal.one_step(config, device="cpu" if device is None else device).text())
         return
     stations.run_tokenizer(
-        stations.open_source(source),
+        footage.open_source(source),
         config,
         run,
         cache_root=cache,
@@ -234,7 +234,7 @@ def label(
         cache: folder of decoded frames.
     """
     missing = stations.run_label_part(
-        stations.open_source(source),
+        footage.open_source(source),
         tokenizer,
         out,
         cache_root=cache,
@@ -289,7 +289,7 @@ def pretrain(
     if seed is not None:
         config = replace(config, seed=seed)
     stations.run_pretrain(
-        stations.open_source(source),
+        footage.open_source(source),
         labels,
         config,
         run,
@@ -376,7 +376,7 @@ def finetune(
     if seed is not None:
         config = replace(config, seed=seed)
     stations.run_finetune(
-        stations.open_source(source),
+        footage.open_source(source),
         config,
         run,
         body=body,

@@ -16,8 +16,8 @@ import torch
 from cyclemimic.cli import main
 from cyclemimic.policy.network import read_network, read_spec
 from cyclemimic.policy.policy import LatentActionPolicy
+from cyclemimic.recipes.footage import open_source
 from cyclemimic.recipes.remote import served
-from cyclemimic.recipes.stations import open_source
 from cyclemimic.store.atomic import read_json
 from cyclemimic.store.label_store import LabelStore
 from cyclemimic.tokenizer.tokenizer import LatentActionTokenizer

@@ -10,8 +10,8 @@ import pytest
 
 from cyclemimic.cli import main
 from cyclemimic.evaluate.judge import JudgeConfig, fit_judge
+from cyclemimic.recipes.footage import cached, open_source
 from cyclemimic.recipes.judging import known_motion
-from cyclemimic.recipes.stations import cached, open_source
 from tests.journey.small import BODIES, SKILLS
 
 RECIPE = ("--recipe", "tests.journey.small:recipe")

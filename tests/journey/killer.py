@@ -20,7 +20,7 @@ import numpy as np
 from cyclemimic import cli
 from cyclemimic.policy.network import NetworkSpec, build_pretrain_network
 from cyclemimic.policy.vocabulary import Vocabulary
-from cyclemimic.recipes import stations
+from cyclemimic.recipes import footage, stations
 from cyclemimic.train import stage1_tokenizer
 from cyclemimic.train.loop import train, use_threads
 from cyclemimic.train.optim import adamw
@@ -36,20 +36,20 @@ DRAWN = 4  # kills at drawn moments, beside the torn files
 
 def tokenizer(root: Path, run: Path) -> None:
     """AC3: buffer, critic and both optimisers."""
-    source = stations.open_source(f"folder:{root}/film/video")
+    source = footage.open_source(f"folder:{root}/film/video")
     stations.run_tokenizer(source, recipe().ac3, run, cache_root=root / "cache", trunk=root / "trunk")
 
 
 def pretrain(root: Path, run: Path) -> None:
     """On the labels of the journey."""
-    source = stations.open_source(f"folder:{root}/film/video")
+    source = footage.open_source(f"folder:{root}/film/video")
     config, every = recipe().pretrain, {"checkpoint_every": CHECKPOINT_EVERY}
     stations.run_pretrain(source, root / "labels", config, run, cache_root=root / "cache", threads=1, **every)
 
 
 def finetune(root: Path, run: Path) -> None:
     """From random weights: what it begins from is no part of the question."""
-    source = stations.open_source(f"film:{root}/demonstrations")
+    source = footage.open_source(f"film:{root}/demonstrations")
     words = {"body": BODIES[0], "skills": (), "per_skill": 2, "labels": root / "demonstration-labels", "init": None}
     stations.run_finetune(source, recipe().finetune, run, **words, threads=1, checkpoint_every=CHECKPOINT_EVERY)
 

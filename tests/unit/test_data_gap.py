@@ -9,7 +9,7 @@ from cyclemimic.data.gap import LOOK, MOTION, frames_to_move, motion_between, pr
 from cyclemimic.data.loader import PairLoader
 from cyclemimic.data.pairs import gap_of, valid_pairs
 from cyclemimic.errors import InputError
-from cyclemimic.recipes.stations import gap_for, settled_gap
+from cyclemimic.recipes.footage import gap_for, settled_gap
 from cyclemimic.store.frame_cache import CacheRecipe, FrameCache, FrameCacheWriter
 from cyclemimic.types import ClipInfo, Episode, Task
 from cyclemimic.worlds import arms

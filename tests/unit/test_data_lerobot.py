@@ -18,7 +18,7 @@ from cyclemimic.data.sources.lerobot_meta import filled
 from cyclemimic.embodiment.lerobot import converted, scales_of
 from cyclemimic.embodiment.so101 import SO101_JOINTS
 from cyclemimic.errors import InputError
-from cyclemimic.recipes.stations import open_source
+from cyclemimic.recipes.footage import open_source
 from tests.fixtures import make_lerobot as made
 
 VERSIONS = ("v2.1", "v3.0")

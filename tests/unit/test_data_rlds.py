@@ -264,7 +264,7 @@ def varint(n):
 
 
 def test_sources_are_named_on_the_command_line_with_their_options():
-    from cyclemimic.recipes.stations import open_source
+    from cyclemimic.recipes.footage import open_source
 
     for text, clips in ((f"rlds:{FIXTURE}?split=val", 2), (f"hdf5:{FIXTURE.parent / 'hdf5'}?noops=drop", 6)):
         source = open_source(text)

@@ -4,7 +4,8 @@ import pytest
 
 from cyclemimic.errors import InputError
 from cyclemimic.names import meets, named
-from cyclemimic.recipes.stations import make_world, open_source
+from cyclemimic.recipes.footage import open_source
+from cyclemimic.recipes.stations import make_world
 from cyclemimic.types import Source, World
 from cyclemimic.worlds.drawn import DrawnWorld
 

@@ -9,8 +9,9 @@ import pytest
 from cyclemimic.data.loader import split_clips
 from cyclemimic.errors import InputError
 from cyclemimic.policy.policy import LatentActionPolicy
-from cyclemimic.recipes import judging, stations
-from cyclemimic.recipes.stations import HELD_OUT, SPLIT_SEED, demonstration_clips, run_finetune
+from cyclemimic.recipes import footage, judging
+from cyclemimic.recipes.footage import HELD_OUT, SPLIT_SEED
+from cyclemimic.recipes.stations import demonstration_clips, run_finetune
 from cyclemimic.train.trainee import OptimConfig
 from tests.unit.so101_small import So101Source
 from tests.unit.test_finetune_bodies import FINETUNE
@@ -37,7 +38,7 @@ def finetune(run, hold_out=True, per_skill=TOLD, config=CONFIG, source=None):
 @pytest.fixture
 def mine(monkeypatch):
     """`mine:COUNT` on the command line, and the numbers of its clips that are held out."""
-    monkeypatch.setitem(stations.SOURCES, "mine", lambda text: So101Source(int(text)))
+    monkeypatch.setitem(footage.SOURCES, "mine", lambda text: So101Source(int(text)))
     sides = split_clips(So101Source(COUNT).clips(), HELD_OUT, SPLIT_SEED)
     held_out = {f"episode_{i:06d}" for i in (*sides.val, *sides.test)}
     assert held_out and len(sides.train) >= TOLD

@@ -11,9 +11,10 @@ from cyclemimic.errors import InputError
 from cyclemimic.evaluate.judge import Judge, JudgeConfig, JudgeNet, fit_judge
 from cyclemimic.evaluate.leak import ReaderConfig
 from cyclemimic.evaluate.records import load_quality
+from cyclemimic.recipes.footage import cached, open_source
 from cyclemimic.recipes.judging import counterfactuals, known_motion, quality_text, run_inspect, run_quality
 from cyclemimic.recipes.recipe import find_recipe
-from cyclemimic.recipes.stations import cached, film_world, open_source, run_tokenizer
+from cyclemimic.recipes.stations import film_world, run_tokenizer
 from tests.journey.small import recipe
 
 BODIES, QUICK = ("arm5", "gantry", "scara"), ReaderConfig(width=4, steps=6, batch_size=8)

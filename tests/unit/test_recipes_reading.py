@@ -11,7 +11,8 @@ from cyclemimic.data.segments import SegmentLoader
 from cyclemimic.data.sources.folder import FolderSource
 from cyclemimic.data.video import write_video
 from cyclemimic.errors import InputError
-from cyclemimic.recipes.stations import cached, frames_of, run_label, run_tokenizer
+from cyclemimic.recipes.footage import cached, frames_of
+from cyclemimic.recipes.stations import run_label, run_tokenizer
 from cyclemimic.store.label_store import LabelStore
 from cyclemimic.train.stage1_tokenizer import tokenizer_facts
 from tests.journey.small import hashes, recipe

@@ -18,11 +18,12 @@ from cyclemimic.evaluate.pages import this_machine
 from cyclemimic.evaluate.pilot import measure_pilot
 from cyclemimic.evaluate.records import load_quality, load_rollouts
 from cyclemimic.evaluate.summary import null_for_nan
+from cyclemimic.recipes.footage import SPLIT_SEED, cached, chosen, open_source
 from cyclemimic.recipes.jobs import Jobs
 from cyclemimic.recipes.judging import known_motion
 from cyclemimic.recipes.planning import QUARTER, CellPlan, Planner, StudySize, needed
 from cyclemimic.recipes.recipe import Recipe
-from cyclemimic.recipes.stations import SPLIT_SEED, cached, chosen, make_world, open_source
+from cyclemimic.recipes.stations import make_world
 from cyclemimic.recipes.table_pages import RowPicture, draw_row, write_pages
 from cyclemimic.recipes.tables import CARRIED_ROWS, Row, TableSpec
 from cyclemimic.store.atomic import alone_in, read_json, sha256_json, write_json

@@ -22,9 +22,9 @@ from cyclemimic.evaluate.records import load_quality, load_rollouts
 from cyclemimic.evaluate.remote import load_remote
 from cyclemimic.evaluate.report import write_report
 from cyclemimic.evaluate.summary import OnSteps, Summary, gradient_norms_from
+from cyclemimic.recipes.footage import SPLIT_SEED, cached, open_source
 from cyclemimic.recipes.jobs import Job, JobFailedError, Jobs
 from cyclemimic.recipes.judging import known_motion
-from cyclemimic.recipes.stations import SPLIT_SEED, cached, open_source
 from cyclemimic.recipes.tiny import tiny
 from cyclemimic.store.atomic import write_json
 from cyclemimic.tokenizer.tokenizer import LatentActionTokenizer

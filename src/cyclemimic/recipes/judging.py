@@ -48,7 +48,8 @@ from cyclemimic.evaluate.verdicts import verdict_lines, verdicts_on
 from cyclemimic.names import meets, named
 from cyclemimic.policy.network import read_spec
 from cyclemimic.policy.policy import LatentActionPolicy
-from cyclemimic.recipes.stations import HELD_OUT, SPLIT_SEED, WORLDS, cached, chosen, gap_for, make_world, open_source
+from cyclemimic.recipes.footage import HELD_OUT, SPLIT_SEED, cached, chosen, gap_for, open_source
+from cyclemimic.recipes.stations import WORLDS, make_world
 from cyclemimic.store.atomic import read_json, sha256_json
 from cyclemimic.store.frame_cache import FrameCache
 from cyclemimic.tokenizer.tokenizer import LatentActionTokenizer

@@ -6,42 +6,35 @@ What `cyclemimic VERB` does, without the command line; the demo and users' scrip
 from __future__ import annotations
 
 import re
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from cyclemimic.data.cache import build_cache, source_hash
-from cyclemimic.data.check import check_clips
-from cyclemimic.data.cuts import cuts_of
-from cyclemimic.data.flow import build_flow
-from cyclemimic.data.gap import propose_gaps
+from cyclemimic.data.cache import source_hash
 from cyclemimic.data.loader import PairLoader, split_clips
-from cyclemimic.data.seek import Filed, index_source, open_videos
-from cyclemimic.data.segments import ReadMode, SegmentLoader, read_mode
-from cyclemimic.data.sources.calvin import CalvinSource
+from cyclemimic.data.segments import ReadMode, SegmentLoader
 from cyclemimic.data.sources.film import FilmSource
-from cyclemimic.data.sources.folder import FolderSource
-from cyclemimic.data.sources.hdf5 import Hdf5Source
-from cyclemimic.data.sources.lerobot import LeRobotSource
-from cyclemimic.data.sources.rlds import RldsSource
-from cyclemimic.data.sources.webdataset import WebDatasetSource
-from cyclemimic.data.true_actions import TrueActions
 from cyclemimic.data.writers.film import FilmReport, film
 from cyclemimic.errors import InputError, did_you_mean
 from cyclemimic.names import meets, named
-from cyclemimic.nn.words import WordHash
 from cyclemimic.policy.network import read_spec
+from cyclemimic.recipes.footage import (
+    HELD_OUT,
+    SPLIT_SEED,
+    cached,
+    chosen,
+    frames_of,
+    gap_for,
+    loader_extras,
+    settled_gap,
+    shots,
+)
 from cyclemimic.recipes.objectives import univla_stages, with_backbone
-from cyclemimic.store.atomic import read_json, sha256_file, sha256_json, write_json
-from cyclemimic.store.flow_cache import FlowCache
-from cyclemimic.store.frame_cache import INDEX, FrameCache
-from cyclemimic.store.index import EpisodeIndex
+from cyclemimic.store.atomic import read_json, sha256_file, write_json
 from cyclemimic.store.label_store import LabelStore, missing_shards
 from cyclemimic.tokenizer.tokenizer import CONFIG as TOKENIZER
 from cyclemimic.tokenizer.tokenizer import WEIGHTS, LatentActionTokenizer
@@ -54,20 +47,11 @@ from cyclemimic.train.progress import Progress
 from cyclemimic.train.stage1_tokenizer import TokenizerTraining, tokenizer_facts, train_tokenizer
 from cyclemimic.train.stage2_pretrain import PretrainConfig, PretrainStage, pretrain_data
 from cyclemimic.train.stage3_finetune import FinetuneConfig, FinetuneStage
-from cyclemimic.types import ClipInfo, Gap, Int64, Source, Task, World
+from cyclemimic.types import ClipInfo, Source, Task, World
 from cyclemimic.worlds.arms import ArmsWorld
 from cyclemimic.worlds.drawn import DrawnWorld
 
 # One literal table per kind of thing.
-SOURCES: dict[str, Callable[[str], Source]] = {
-    "folder": FolderSource,
-    "film": FilmSource,
-    "rlds": RldsSource,
-    "hdf5": Hdf5Source,
-    "webdataset": WebDatasetSource,
-    "calvin": CalvinSource,
-    "lerobot": LeRobotSource,
-}
 WORLDS: dict[str, Callable[[], World]] = {
     "arms": ArmsWorld,
     "arms-distractor": partial(ArmsWorld, disturbance="distractor"),
@@ -75,44 +59,10 @@ WORLDS: dict[str, Callable[[], World]] = {
     "drawn": DrawnWorld,
 }
 
-HELD_OUT = 0.2  # share of clips that no training sees: half for validation, half for the test
-SPLIT_SEED = 0
-
-
-def open_source(text: str) -> Source:
-    """The source that `text` names.
-
-    `folder:PATH` (video without actions), `film:PATH` (what `film` wrote), `lerobot:PATH` or `lerobot:OWNER/NAME`
-    (options behind `?`, see `LeRobotSource`), or a bare PATH, read as a folder. One from outside is
-    `package.module:Class=PATH`; the class is called with PATH.
-    """
-    kind, colon, path = text.partition(":")
-    if not colon:
-        kind, path = "folder", text
-    if kind in SOURCES:
-        return SOURCES[kind](path)
-    outside, equals, argument = text.partition("=")
-    if not equals:
-        raise InputError(
-            "--source",
-            expected="KIND:PATH or package.module:Class=PATH",
-            got=repr(text),
-            remedy=did_you_mean(kind, SOURCES),
-        )
-    return meets("--source", outside, named("--source", outside, SOURCES)(argument), Source)
-
 
 def make_world(name: str) -> World:
     """A fresh world by name, or by `package.module:Class`."""
     return meets("world", name, named("world", name, WORLDS)(), World)
-
-
-def chosen(what: str, wanted: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
-    """`wanted`, or everything known where nothing is wanted; InputError for an unknown one."""
-    for name in wanted:
-        if name not in known:
-            raise InputError(f"--{what}", expected=f"known {what}", got=repr(name), remedy=did_you_mean(name, known))
-    return tuple(wanted) or tuple(known)
 
 
 def film_world(
@@ -144,74 +94,6 @@ def film_world(
         tail_steps=tail_steps,
         progress=lambda line: progress.update(next(count)),
     )
-
-
-def cached(source: Source, size_px: int, root: Path) -> FrameCache:
-    """The source's frames at one size, decoded once below `root`."""
-    # Named by content: the same video under another name, or as a film with actions, is not decoded twice.
-    folder = root / _name_of_cache(source_hash(source), size_px)
-    progress = Progress(name=f"decode at {size_px} px", total=len(source.clips()))
-    seen = 0
-
-    def say(line: str) -> None:
-        nonlocal seen
-        if re.match(r"\d+/\d+ ", line):
-            seen += 1
-            progress.update(seen)
-        elif line.startswith("skipped"):
-            print(line, flush=True)
-
-    with together() as first:
-        if first:
-            build_cache(source, folder, size_px, progress=say)
-    return FrameCache.open(folder)
-
-
-def frames_of(
-    source: Source, size_px: int, root: Path, read: ReadMode | Literal["auto"]
-) -> tuple[FrameCache, ReadMode]:
-    """The source's frames, decoded once or when asked for, and which of it."""
-    if read == "auto":
-        if (root / _name_of_cache(source_hash(source), size_px) / INDEX).exists() or not isinstance(source, Filed):
-            read = "cache"
-        else:
-            root.mkdir(parents=True, exist_ok=True)
-            read = read_mode(open_videos(source, size_px, index=indexed(source, root)), shutil.disk_usage(root).free)
-        print(f"read: {read}", flush=True)
-    if read == "cache":
-        return cached(source, size_px, root), read
-    videos = open_videos(source, size_px, index=indexed(source, root))
-    for skipped in videos.skipped:
-        print(f"skipped {skipped.name}: {skipped.reason}", flush=True)
-    return videos, read
-
-
-def indexed(source: Source, root: Path, *, threads: int = 1) -> EpisodeIndex:
-    """What reading a source's frames needs, looked up once and kept below `root`."""
-    path, said = root / f"index-{sha256_json(source.name)[:16]}.parquet", Progress(name="index", total=1)
-
-    def say(done: int, total: int) -> None:
-        said.total = total
-        said.update(done)
-
-    with together() as first:
-        if first:
-            index_source(source, path, threads=threads, progress=say)
-    return EpisodeIndex.open(path)
-
-
-def _name_of_cache(content: str, size_px: int) -> str:
-    return f"{content[:16]}-{size_px}px"
-
-
-def shots(cache: FrameCache, root: Path) -> list[Int64]:
-    """Where new shots begin in each clip of a cache; found once and kept beside the frames."""
-    decoded = "" if isinstance(cache.frames, np.ndarray) else "-unkept"
-    path = root / f"{_name_of_cache(cache.source_hash, cache.size_px)}{decoded}-cuts.json"
-    with together() as first:
-        if first:
-            cuts_of(cache, path)
-    return cuts_of(cache, path)
 
 
 def run_tokenizer(
@@ -278,68 +160,6 @@ def run_tokenizer(
         "action_std": None if loader.action_std is None else loader.action_std.tolist(),
     }
     return train_tokenizer(config, loader, run, trunk=trunk, backbone=frozen_from, name=run.name, data=data, loop=loop)
-
-
-def settled_gap(cache: FrameCache, gap_s: Gap | Literal["auto"]) -> Gap:
-    """H as it was given, or for each body of a cache what its motion asks for."""
-    if gap_s != "auto":
-        return gap_s
-    with together() as first:
-        return propose_gaps(cache, progress=print if first else None)
-
-
-def gap_for(cache: FrameCache, gap_s: Gap) -> Gap:
-    """A tokenizer's H for the bodies of a cache; where it has one for each, new ones get theirs by the same rule."""
-    if not isinstance(gap_s, Mapping):
-        return gap_s
-    new = np.array([i for i, clip in enumerate(cache.clips) if clip.embodiment not in gap_s], np.int64)
-    found = dict(propose_gaps(cache.subset(new), progress=print)) if len(new) else {}
-    return {body: gap_s.get(body, found.get(body, 0.0)) for body in cache.embodiments}
-
-
-def gap_name(gap_s: Gap) -> str:
-    """Names H in a folder's name."""
-    return f"{sha256_json(dict(gap_s))[:8]}" if isinstance(gap_s, Mapping) else f"{gap_s:g}s"
-
-
-def loader_extras(
-    source: Source, cache: FrameCache, config: TokenizerTraining, gap_s: Gap, root: Path
-) -> dict[str, Any]:
-    """What the terms of this objective want beside pairs, as arguments of `PairLoader`.
-
-    Raises:
-        InputError: a share of true actions is wanted of a source that knows none.
-    """
-    terms, extras = config.objective, dict[str, Any]()
-    if terms.composition:
-        extras["triplets"] = True
-    if config.tokenizer.words:
-        extras["words"] = WordHash(vocabulary=config.tokenizer.word_hashes)
-    if terms.flow:
-        if not isinstance(cache.frames, np.ndarray):
-            remedy = "Read from the cache, or set the weight to 0."
-            raise InputError("ObjectiveConfig.flow", expected="--read cache", got="another", remedy=remedy)
-        folder = root / f"{_name_of_cache(cache.source_hash, cache.size_px)}-flow-{gap_name(gap_s)}"
-        with together() as first:
-            if first:
-                build_flow(cache, gap_s, folder, progress=print)
-        extras["flow"] = [FlowCache.open(folder)]
-    if terms.actions:
-        if not isinstance(source, FilmSource):
-            raise InputError(
-                "ObjectiveConfig.actions",
-                expected="a source whose true motion is known (film:PATH)",
-                got=source.name,
-                remedy="Name such a source, or set the weight to 0.",
-            )
-        extras["actions"] = TrueActions(places=true_places(source), share=config.action_share)
-    return extras
-
-
-def true_places(source: FilmSource) -> dict[str, NDArray[np.floating[Any]]]:
-    """Where the hand is at every frame of each clip [T, 3], in metres."""
-    states = ((clip.name, source.actions_of(clip)[1]) for clip in source.clips())
-    return {name: state[:, :3] for name, state in states if state is not None}
 
 
 def run_label(
@@ -541,13 +361,3 @@ def _demonstrations(
         extra_cameras=[name for name in config.extra_cameras if alone or name in first.extra_frames],
         image_px=image_px,
     )
-
-
-def check_source(source: Source) -> None:
-    """Print what a source holds, clip by clip decoded, and which clips are of no use."""
-    progress = Progress(name="check", total=len(source.clips()))
-    report = check_clips(source, progress=lambda done, total: progress.update(done))
-    for line in report.lines():
-        print(line)
-    if not report.usable:
-        raise InputError(source.name, expected="a usable clip", got="none", remedy="See the lines above.")

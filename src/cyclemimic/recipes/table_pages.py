@@ -16,9 +16,9 @@ from cyclemimic.evaluate.report import Picture, Section, Table, write_report
 from cyclemimic.evaluate.sheets import transfer_rows, transfer_sheet
 from cyclemimic.evaluate.statistics import MeanRow, Paired, mean_row
 from cyclemimic.evaluate.summary import number
+from cyclemimic.recipes.footage import SPLIT_SEED, cached, open_source
 from cyclemimic.recipes.judging import known_motion
 from cyclemimic.recipes.planning import CellPlan
-from cyclemimic.recipes.stations import SPLIT_SEED, cached, open_source
 from cyclemimic.recipes.tables import Row, TableSpec
 from cyclemimic.store.atomic import write_atomically
 from cyclemimic.tokenizer.tokenizer import LatentActionTokenizer
