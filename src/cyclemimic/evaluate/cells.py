@@ -41,6 +41,7 @@ MEASURES: dict[str, Measure] = {
     "probe_cross": Measure(figure="probe_cross", text="probe cross"),
     "probe_same": Measure(figure="probe_same", text="probe same"),
     "joint_codes": Measure(figure="joint_codes", text="joint codes"),
+    "joint_codes_within": Measure(figure="joint_codes_within", text="within a body"),
     "leak_index": Measure(figure="leak_index", text="leak index", higher_is_better=False),
     "reconstruction": Measure(figure="reconstruction_vs_copy", text="error / copy", higher_is_better=False),
     "cycle_accuracy": Measure(figure="cycle_accuracy", text="cycle acc"),

@@ -210,6 +210,24 @@ def decoder_double(base: Recipe | None = None) -> Recipe:
     return _decoder_width(base, 2.0)
 
 
+def readout_difference(base: Recipe | None = None) -> Recipe:
+    """The latent action is the difference of both frames' action tokens, as LAPA's; everything else stays."""
+    recipe = base or tiny()
+    return _tokenizer(recipe, encoder=replace(recipe.trunk.tokenizer.encoder, readout="difference"))
+
+
+def change_alone(base: Recipe | None = None) -> Recipe:
+    """Of the later frame E sees the change alone."""
+    recipe = base or tiny()
+    return _tokenizer(recipe, encoder=replace(recipe.trunk.tokenizer.encoder, later_patches="change"))
+
+
+def quantizer_nsvq(base: Recipe | None = None) -> Recipe:
+    """Noise in place of the straight-through estimator, as LAPA's; everything else stays."""
+    recipe = base or tiny()
+    return _tokenizer(recipe, quantizer=replace(recipe.trunk.tokenizer.quantizer, kind="nsvq"))
+
+
 def codes_half(base: Recipe | None = None) -> Recipe:
     """Half as many codes."""
     return _codes(base, 0.5)
@@ -333,6 +351,9 @@ CHANGES: dict[str, Change] = {
         decoder_feature,
         decoder_half,
         decoder_double,
+        readout_difference,
+        change_alone,
+        quantizer_nsvq,
         codes_half,
         codes_double,
         tokens_1,
