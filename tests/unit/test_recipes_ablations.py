@@ -37,6 +37,8 @@ ROWS = {
         "ac3.objective.realism.weight",
         "ac3.objective.ac3.gradient_into_decoder",
     },
+    "cycle_quarter": {"ac3.objective.cycle.weight"},
+    "cycle_tenth": {"ac3.objective.cycle.weight"},
     **{f"term_{t}": {f"ac3.objective.{t}"} for t in TERMS},
     "term_motion": {"ac3.objective.motion_weight"},
     **{f"ac3_{lever}": {f"ac3.objective.ac3.{lever}"} for lever in ("other_body", "inverse_frequency", "trim")},

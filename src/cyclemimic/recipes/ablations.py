@@ -38,6 +38,22 @@ def ac3_gentle_cycle(base: Recipe | None = None) -> Recipe:
     return _ac3(base, cycle=0.1, realism=0.02, share=1.0)
 
 
+def cycle_quarter(base: Recipe | None = None) -> Recipe:
+    """A quarter of the cycle's weight: its gradient on E is of the size of reconstruction's, not many times larger."""
+    return _cycle_weight(base, 1 / 4)
+
+
+def cycle_tenth(base: Recipe | None = None) -> Recipe:
+    """A tenth of the cycle's weight."""
+    return _cycle_weight(base, 1 / 10)
+
+
+def _cycle_weight(base: Recipe | None, share: float) -> Recipe:
+    recipe = base or tiny()
+    cycle = recipe.ac3.objective.cycle
+    return _further(recipe, cycle=replace(cycle, weight=cycle.weight * share))
+
+
 def latent_decoding(base: Recipe | None = None) -> Recipe:
     """Actions straight from the states at the latent tokens, without an ACT query."""
     return _head(base, "latent")
@@ -327,6 +343,8 @@ CHANGES: dict[str, Change] = {
         end_only,
         ac3_all_gradient,
         ac3_gentle_cycle,
+        cycle_quarter,
+        cycle_tenth,
         latent_decoding,
         discrete_decoding,
         term_composition,
