@@ -56,9 +56,7 @@ class Quality:
     body_divergence: float = _NAN  # Jensen-Shannon, of the bodies' shares of codes; never alone
     body_divergence_matched: float = _NAN  # the same among pairs that moved alike
     joint_codes: float  # exp(joint entropy): latent actions in use, all slots together
-    joint_codes_within: float = (
-        _NAN  # the same within one body, meaned over the bodies
-    )
+    joint_codes_within: float = _NAN  # the same within one body, meaned over the bodies
     slot_perplexity: float
     dead_codes: int  # of K, used in no slot
     pairs: int = 0  # held-out pairs that were labelled
