@@ -125,7 +125,7 @@ def build_flow(
 
 
 def _make(
-    cache: FrameCache, gap_s: Gap, folder: Path, recipe: FlowRecipe, threads: int, say: Callable[[str], object]
+    cache: FrameCache, gap_s: Gap, folder: Path, recipe: FlowRecipe, threads: int, say: Callable[[str], None]
 ) -> FlowCache:
     """The flow of the pairs that are not there yet; the folder is locked."""
     index = valid_pairs(cache.clips, gap_s)
