@@ -132,7 +132,7 @@ def tokenizer(
     gap_s: float | Literal["auto"] | None = None,
     decoder: str | None = None,
     critic: str | None = None,
-    change: Literal["pixels", "features", "none"] | None = None,
+    change: Literal["pixels", "features", "matches", "none"] | None = None,
     bodies: tuple[str, ...] = (),
     seed: int | None = None,
     threads: int = 1,

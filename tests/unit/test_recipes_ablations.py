@@ -53,6 +53,8 @@ ROWS = {
     **{f"codes_{size}": everywhere("quantizer.num_codes") for size in ("half", "double")},
     "readout_difference": everywhere("encoder.readout"),
     "change_alone": everywhere("encoder.later_patches"),
+    "change_matches": everywhere("change"),
+    "commitment_none": {f"{part}.objective.commitment" for part in PARTS},
     "quantizer_nsvq": everywhere("quantizer.kind"),
     **{f"tokens_{count}": everywhere("encoder.num_tokens") for count in (1, 4)},
     **{f"decoder_{size}": everywhere("motion.width", "pixel.width", "feature.width") for size in ("half", "double")},

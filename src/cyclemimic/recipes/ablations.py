@@ -238,6 +238,19 @@ def change_alone(base: Recipe | None = None) -> Recipe:
     return _tokenizer(recipe, encoder=replace(recipe.trunk.tokenizer.encoder, later_patches="change"))
 
 
+def change_matches(base: Recipe | None = None) -> Recipe:
+    """E sees how places of both frames match, in place of the change of pixels."""
+    return _tokenizer(base, change="matches")
+
+
+def commitment_none(base: Recipe | None = None) -> Recipe:
+    """Embeddings are not pulled to their vectors, as in LAPA; trunk and branches alike."""
+    recipe = base or tiny()
+    parts = {name: getattr(recipe, name) for name in ("trunk", "genie", "ac3")}
+    free = {name: replace(part, objective=replace(part.objective, commitment=0.0)) for name, part in parts.items()}
+    return replace(recipe, **free)
+
+
 def quantizer_nsvq(base: Recipe | None = None) -> Recipe:
     """Noise in place of the straight-through estimator, as LAPA's; everything else stays."""
     recipe = base or tiny()
@@ -371,6 +384,8 @@ CHANGES: dict[str, Change] = {
         decoder_double,
         readout_difference,
         change_alone,
+        change_matches,
+        commitment_none,
         quantizer_nsvq,
         codes_half,
         codes_double,
