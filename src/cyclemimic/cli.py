@@ -132,7 +132,7 @@ def tokenizer(
     gap_s: float | Literal["auto"] | None = None,
     decoder: str | None = None,
     critic: str | None = None,
-    change: Literal["pixels", "features", "none"] | None = None,
+    change: Literal["pixels", "features", "matches", "none"] | None = None,
     bodies: tuple[str, ...] = (),
     seed: int | None = None,
     threads: int = 1,
@@ -557,6 +557,7 @@ def ablate(
     latent_only: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     episodes: int = STUDY.episodes,
     bodies: tuple[str, ...] = STUDY.bodies,
+    unseen_bodies: tuple[str, ...] = STUDY.unseen,
     skills: tuple[str, ...] = STUDY.skills,
     acting_body: str = STUDY.acting_body,
     acting_skills: tuple[str, ...] = STUDY.acting_skills,
@@ -587,6 +588,7 @@ def ablate(
         latent_only: train no policies.
         episodes: filmed per body and skill, for each seed.
         bodies: who is filmed; all unless named.
+        unseen_bodies: whose video no tokenizer sees; they are measured apart.
         skills: what is filmed.
         acting_body: whose demonstrations, and who acts.
         acting_skills: what it is shown and asked.
@@ -614,6 +616,7 @@ def ablate(
         size=StudySize(
             episodes=episodes,
             bodies=bodies,
+            unseen=unseen_bodies,
             skills=skills,
             acting_body=acting_body,
             acting_skills=acting_skills,

@@ -4,7 +4,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from cyclemimic.errors import InputError
+from cyclemimic.nn.batches import Features, Scene
 from cyclemimic.nn.transformer import QueryKeyValue, SpatioTemporalBlock
+from cyclemimic.tokenizer.encoder import EncoderConfig
 from tests.paper.small import BATCH, CODE_WIDTH, TOKENS, small_batch, small_tokenizer
 
 
@@ -55,7 +58,7 @@ def test_closed_form_over_two_frames_equals_masked_softmax_attention():
     torch.testing.assert_close(torch.stack([out_now, out_later], 2), x)
 
 
-@pytest.mark.parametrize("change", ["pixels", "features", "none"])
+@pytest.mark.parametrize("change", ["pixels", "features", "matches", "none"])
 def test_latents_do_not_depend_on_the_rest_of_the_batch(change):
     tokenizer, batch = small_tokenizer(change=change).eval(), small_batch()
     whole = tokenizer.encode(batch.now, batch.later).embedding
@@ -70,6 +73,27 @@ def test_the_change_reaches_only_the_later_frame():
     embedding[..., 0].sum().backward()
     assert tokenizer.change.mix.weight.grad.abs().sum() > 0
     assert tokenizer.encoder.change_in.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(("later_patches", "reach"), [("both", True), ("change", False)])
+def test_where_the_change_alone_is_seen_nothing_else_of_the_later_frame_reaches_the_tokens(later_patches, reach):
+    config = EncoderConfig(
+        width=22, blocks=2, heads=2, num_tokens=TOKENS, code_width=CODE_WIDTH, later_patches=later_patches
+    )
+    tokenizer, batch = small_tokenizer(encoder=config), small_batch()
+    now, later = tokenizer.see(batch.now), tokenizer.see(batch.later)
+    other = Scene(frames=later.frames, features=Features(patches=later.features.patches + 1, grid=later.features.grid))
+    stream = tokenizer.watch(now)
+    same = torch.equal(tokenizer.read(stream, now, later), tokenizer.read(stream, now, other))
+    assert same is not reach
+
+
+def test_the_change_alone_cannot_be_seen_where_there_is_none():
+    config = EncoderConfig(
+        width=22, blocks=2, heads=2, num_tokens=TOKENS, code_width=CODE_WIDTH, later_patches="change"
+    )
+    with pytest.raises(InputError, match="later_patches"):
+        small_tokenizer(encoder=config, change="none")
 
 
 def test_the_last_block_computes_only_what_is_read_and_gives_the_same():

@@ -1,4 +1,6 @@
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -172,3 +174,24 @@ def test_a_whole_cache_is_read_while_another_process_holds_the_folder(tmp_path):
     build_cache(source, tmp_path, 16)
     with alone_in(tmp_path):
         assert build_cache(source, tmp_path, 16).reused == 2
+
+
+def test_a_second_process_waits_for_the_first_and_decodes_nothing(tmp_path):
+    source, lines = ListSource([("a", 3), ("b", 2)]), []
+    waits = threading.Event()
+
+    def say(line):
+        lines.append(line)
+        if "waiting" in line:
+            waits.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        with alone_in(tmp_path / "cache"):
+            second = pool.submit(build_cache, source, tmp_path / "cache", 16, progress=say)
+            assert waits.wait(10)
+            assert source.reads == []
+            recipe = cache_module._recipe(source, 16, "crop", 2)
+            cache_module._build(source, source.clips(), tmp_path / "cache", recipe, "crop", 2, print)
+        assert second.result(10).reused == 2
+    assert source.reads == ["a", "b"]
+    assert len([line for line in lines if "waiting" in line]) == 1

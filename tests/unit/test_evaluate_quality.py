@@ -6,7 +6,7 @@ import pytest
 from cyclemimic.errors import InputError
 from cyclemimic.evaluate.moments import frame_pairs, true_pairs
 from cyclemimic.evaluate.probes import Labelled, agreement, fit_mlp, fit_ridge, kappa, probe
-from cyclemimic.evaluate.quality import measure_quality
+from cyclemimic.evaluate.quality import joint_codes_within, measure_quality
 from cyclemimic.evaluate.transfer import measure_references, plan_transfers
 from tests.unit.evaluate_squares import CODES, ExactJudge, ExactTokenizer, film_cache, squares
 
@@ -121,6 +121,15 @@ def test_permuted_codes_pass_the_cycle_but_not_the_probe() -> None:
     quality = measure_quality(ExactTokenizer(permute=True), TRAIN, TEST, ExactJudge(), seed=0)
     assert quality.cycle_accuracy > 0.7  # moves beyond the picture's edge are cut, and read back cut
     assert quality.transfer_cosine < 0.5 and quality.kappa_cross < 0.2 < quality.kappa_same
+
+
+def test_codes_that_only_name_the_body_do_not_count_within_a_body() -> None:
+    body = np.repeat([0, 1, 2], 40)
+    own = np.arange(120) % 4
+    alike, apart = np.stack([own, own], 1), np.stack([own, body], 1)
+    assert joint_codes_within(alike, body, 8) == pytest.approx(4)
+    assert joint_codes_within(apart, body, 8) == pytest.approx(4)
+    assert joint_codes_within(apart, np.zeros_like(body), 8) == pytest.approx(12)
 
 
 def test_unseen_bodies_are_measured_apart() -> None:

@@ -258,6 +258,8 @@ def test_at_most_three_rows_are_carried_to_the_test(study):
         ({"size": StudySize(bodies=("arm61",))}, "arm6"),
         ({"size": StudySize(acting_body="arm61")}, "arm6"),
         ({"size": StudySize(skills=("reech",))}, "reach"),
+        ({"size": StudySize(unseen=("arm61",))}, "arm6"),
+        ({"size": StudySize(bodies=("arm6", "arm7"), unseen=("arm7", "arm6"))}, "a body that is seen"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_run(study, tmp_path, words, said):
@@ -313,6 +315,15 @@ def test_less_video_is_judged_on_all_of_it(study):
     assert len({words[words.index("--first-seed") + 1] for words in films}) == 1
     judged = {j.arguments[j.arguments.index("--source") + 1] for j in jobs.values() if j.arguments[0] == "evaluate"}
     assert len(judged) == 1
+
+
+def test_a_body_that_is_unseen_is_filmed_and_judged_and_trained_on_by_nobody(study):
+    jobs = study(seeds=1, size=StudySize(unseen=("arm6",)))._whole.jobs
+    rest = tuple(body for body in make_world("arms").bodies if body != "arm6")
+    trained = [job.arguments for job in jobs.values() if job.arguments[0] == "tokenizer"]
+    assert len(trained) == 3 and all(words[words.index("--bodies") + 1 :] == rest for words in trained)
+    films = [job.arguments for job in jobs.values() if job.arguments[0] == "film"]
+    assert len(films) == 1 and "--bodies" not in films[0]
 
 
 def test_the_papers_tables_say_what_is_measured_and_what_is_not(study, tmp_path):

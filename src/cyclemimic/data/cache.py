@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -68,19 +68,40 @@ def build_cache(
         progress: is given lines of text: first bytes needed and free, then clip after clip.
 
     Raises:
-        InputError: not enough disk, no usable clip, two clips of one name, or a second process at work here.
+        InputError: not enough disk, no usable clip, or two clips of one name.
     """
     say: Progress = progress or (lambda line: None)
     folder = Path(folder)
     clips = source.clips()
     _refuse_same_names(source, [c.name for c in clips])
-    resampler = f"{resampler_name(fit)}; at least {min_frames} frames"
-    recipe = CacheRecipe(source_hash=source_hash(source), size_px=size_px, resampler=resampler)
+    recipe = _recipe(source, size_px, fit, min_frames)
     # Looked at before the lock is taken: many processes may read a whole cache at once.
-    if (whole := _whole_cache(folder, recipe)) is not None:
-        say(f"{folder} is up to date: {len(whole)} clips, {len(whole.frames)} frames.")
-        return CacheReport(built=0, reused=len(whole), skipped=whole.skipped)
-    with alone_in(folder), FrameCacheWriter(folder, recipe) as writer:
+    if (whole := _whole_cache(folder, recipe)) is None:
+        with alone_in(folder, waiting=say):
+            whole = _whole_cache(folder, recipe)  # whoever was waited for may have built it
+            if whole is None:
+                return _build(source, clips, folder, recipe, fit, min_frames, say)
+    say(f"{folder} is up to date: {len(whole)} clips, {len(whole.frames)} frames.")
+    return CacheReport(built=0, reused=len(whole), skipped=whole.skipped)
+
+
+def _recipe(source: Source, size_px: int, fit: Fit, min_frames: int) -> CacheRecipe:
+    """What decides a cache's content."""
+    resampler = f"{resampler_name(fit)}; at least {min_frames} frames"
+    return CacheRecipe(source_hash=source_hash(source), size_px=size_px, resampler=resampler)
+
+
+def _build(
+    source: Source,
+    clips: Sequence[ClipInfo],
+    folder: Path,
+    recipe: CacheRecipe,
+    fit: Fit,
+    min_frames: int,
+    say: Progress,
+) -> CacheReport:
+    """Decode what is not there yet; the folder is locked."""
+    with FrameCacheWriter(folder, recipe) as writer:
         reused = writer.num_clips
         todo = [c for c in clips if c.name not in writer.done]
         needed = sum(c.num_frames for c in todo) * recipe.frame_bytes

@@ -101,7 +101,7 @@ def build_flow(
         progress: is given lines of text: first bytes needed and free, then how far it is.
 
     Raises:
-        InputError: not enough disk, no pair, OpenCV is not installed, or a second process at work here.
+        InputError: not enough disk, no pair, or OpenCV is not installed.
     """
     say = progress or (lambda line: None)
     folder = Path(folder)
@@ -115,13 +115,23 @@ def build_flow(
         grid=flow_grid(cache.size_px),
         pairs_of_clip=tuple(counts),
     )
-    if (whole := _whole(folder, recipe)) is not None:
-        say(f"{folder} is up to date: flow of {len(whole)} pairs.")
-        return whole
+    if (whole := _whole(folder, recipe)) is None:
+        with alone_in(folder, waiting=say):
+            whole = _whole(folder, recipe)  # whoever was waited for may have made it
+            if whole is None:
+                return _make(cache, gap_s, folder, recipe, threads, say)
+    say(f"{folder} is up to date: flow of {len(whole)} pairs.")
+    return whole
+
+
+def _make(
+    cache: FrameCache, gap_s: Gap, folder: Path, recipe: FlowRecipe, threads: int, say: Callable[[str], None]
+) -> FlowCache:
+    """The flow of the pairs that are not there yet; the folder is locked."""
     index = valid_pairs(cache.clips, gap_s)
     now = cache.offsets[index.clip] + index.now
     later = cache.offsets[index.clip] + index.later
-    with alone_in(folder), FlowCacheWriter(folder, recipe) as writer:
+    with FlowCacheWriter(folder, recipe) as writer:
         left = recipe.num_pairs - writer.num_done
         refuse_full_disk(folder, left * recipe.pair_bytes, f"flow of {left} pairs", say)
         began_s, first = time.perf_counter(), writer.num_done

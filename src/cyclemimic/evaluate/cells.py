@@ -36,11 +36,14 @@ class Measure:
 
 MEASURES: dict[str, Measure] = {
     "transfer_cosine": Measure(figure="transfer_cosine", text="transfer cos", judged=True),
+    "transfer_unseen": Measure(figure="transfer_cosine_unseen", text="... unseen", judged=True),
     "counterfactual": Measure(figure="counterfactual_score", text="counterfactual"),
     "kappa_cross": Measure(figure="kappa_cross", text="kappa cross"),
     "probe_cross": Measure(figure="probe_cross", text="probe cross"),
+    "probe_unseen": Measure(figure="probe_unseen", text="... unseen"),
     "probe_same": Measure(figure="probe_same", text="probe same"),
     "joint_codes": Measure(figure="joint_codes", text="joint codes"),
+    "joint_codes_within": Measure(figure="joint_codes_within", text="within a body"),
     "leak_index": Measure(figure="leak_index", text="leak index", higher_is_better=False),
     "reconstruction": Measure(figure="reconstruction_vs_copy", text="error / copy", higher_is_better=False),
     "cycle_accuracy": Measure(figure="cycle_accuracy", text="cycle acc"),

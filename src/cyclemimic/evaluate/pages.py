@@ -64,6 +64,7 @@ QUALITY_GROUPS: dict[str, dict[str, str]] = {
     },
     "usage": {
         "joint_codes": "joint codes",
+        "joint_codes_within": "... within a body",
         "slot_perplexity": "slot perplexity",
         "dead_codes": "dead codes",
         "reconstruction_vs_copy": "error / copy",

@@ -56,6 +56,7 @@ class Quality:
     body_divergence: float = _NAN  # Jensen-Shannon, of the bodies' shares of codes; never alone
     body_divergence_matched: float = _NAN  # the same among pairs that moved alike
     joint_codes: float  # exp(joint entropy): latent actions in use, all slots together
+    joint_codes_within: float = _NAN  # the same within one body, meaned over the bodies
     slot_perplexity: float
     dead_codes: int  # of K, used in no slot
     pairs: int = 0  # held-out pairs that were labelled
@@ -168,6 +169,7 @@ def measure_quality(
         body_divergence=apart.raw,
         body_divergence_matched=apart.matched,
         joint_codes=float(joint_codes(named, tokenizer.num_codes)),
+        joint_codes_within=joint_codes_within(codes, test.body, tokenizer.num_codes),
         slot_perplexity=float(slot_perplexity(named, tokenizer.num_codes).mean()),
         dead_codes=tokenizer.num_codes - len(np.unique(codes)),
         pairs=len(test),
@@ -187,6 +189,16 @@ def measure_quality(
         alone_chance=leak.alone_chance,
         judge_refused=judge.refused and draws(tokenizer),
     )
+
+
+def joint_codes_within(codes: Int64, body: Int64, num_codes: int) -> float:
+    """Exp of the joint entropy [nats] of latent actions [n, L] within a body, meaned over the bodies [n].
+
+    Codes that mean another thing on every body are many, and say no more of the action for it; `joint_codes` counts
+    them, this does not. Engineering.
+    """
+    parts = [joint_codes(torch.from_numpy(codes[body == one]), num_codes).log() for one in np.unique(body)]
+    return float(torch.stack(parts).mean().exp())
 
 
 def labelled(codes: Int64, pairs: TruePairs, num_codes: int) -> Labelled:

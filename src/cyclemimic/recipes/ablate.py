@@ -86,6 +86,9 @@ class Study:
         world = make_world(self.size.world)
         self._bodies = chosen("bodies", self.size.bodies, world.bodies)
         chosen("bodies", [self.size.acting_body], world.bodies)
+        chosen("unseen-bodies", self.size.unseen, self._bodies)
+        if len(self.size.unseen) == len(self._bodies):
+            raise InputError("--unseen-bodies", expected="a body that is seen", got="all unseen", remedy="Name fewer.")
         chosen("skills", self.size.skills, world.skills)
         chosen("skills", self.size.acting_skills, world.skills)
         planner = self._planner()

@@ -38,6 +38,22 @@ def ac3_gentle_cycle(base: Recipe | None = None) -> Recipe:
     return _ac3(base, cycle=0.1, realism=0.02, share=1.0)
 
 
+def cycle_quarter(base: Recipe | None = None) -> Recipe:
+    """A quarter of the cycle's weight: its gradient on E is of the size of reconstruction's, not many times larger."""
+    return _cycle_weight(base, 1 / 4)
+
+
+def cycle_tenth(base: Recipe | None = None) -> Recipe:
+    """A tenth of the cycle's weight."""
+    return _cycle_weight(base, 1 / 10)
+
+
+def _cycle_weight(base: Recipe | None, share: float) -> Recipe:
+    recipe = base or tiny()
+    cycle = recipe.ac3.objective.cycle
+    return _further(recipe, cycle=replace(cycle, weight=cycle.weight * share))
+
+
 def latent_decoding(base: Recipe | None = None) -> Recipe:
     """Actions straight from the states at the latent tokens, without an ACT query."""
     return _head(base, "latent")
@@ -210,6 +226,42 @@ def decoder_double(base: Recipe | None = None) -> Recipe:
     return _decoder_width(base, 2.0)
 
 
+def readout_difference(base: Recipe | None = None) -> Recipe:
+    """The latent action is the difference of both frames' action tokens, as LAPA's; everything else stays."""
+    recipe = base or tiny()
+    return _tokenizer(recipe, encoder=replace(recipe.trunk.tokenizer.encoder, readout="difference"))
+
+
+def change_alone(base: Recipe | None = None) -> Recipe:
+    """Of the later frame E sees what changed alone."""
+    recipe = base or tiny()
+    return _tokenizer(recipe, encoder=replace(recipe.trunk.tokenizer.encoder, later_patches="change"))
+
+
+def change_matches(base: Recipe | None = None) -> Recipe:
+    """E sees how places of both frames match; `tiny` does so anyhow."""
+    return _tokenizer(base, change="matches")
+
+
+def change_pixels(base: Recipe | None = None) -> Recipe:
+    """E sees the change of pixels, in place of how places of both frames match."""
+    return _tokenizer(base, change="pixels")
+
+
+def commitment_none(base: Recipe | None = None) -> Recipe:
+    """Embeddings are not pulled to their vectors, as in LAPA; trunk and branches alike."""
+    recipe = base or tiny()
+    parts = {name: getattr(recipe, name) for name in ("trunk", "genie", "ac3")}
+    free = {name: replace(part, objective=replace(part.objective, commitment=0.0)) for name, part in parts.items()}
+    return replace(recipe, **free)
+
+
+def quantizer_nsvq(base: Recipe | None = None) -> Recipe:
+    """Noise in place of the straight-through estimator, as LAPA's; everything else stays."""
+    recipe = base or tiny()
+    return _tokenizer(recipe, quantizer=replace(recipe.trunk.tokenizer.quantizer, kind="nsvq"))
+
+
 def codes_half(base: Recipe | None = None) -> Recipe:
     """Half as many codes."""
     return _codes(base, 0.5)
@@ -309,6 +361,8 @@ CHANGES: dict[str, Change] = {
         end_only,
         ac3_all_gradient,
         ac3_gentle_cycle,
+        cycle_quarter,
+        cycle_tenth,
         latent_decoding,
         discrete_decoding,
         term_composition,
@@ -333,6 +387,12 @@ CHANGES: dict[str, Change] = {
         decoder_feature,
         decoder_half,
         decoder_double,
+        readout_difference,
+        change_alone,
+        change_matches,
+        change_pixels,
+        commitment_none,
+        quantizer_nsvq,
         codes_half,
         codes_double,
         tokens_1,

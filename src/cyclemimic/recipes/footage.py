@@ -99,7 +99,7 @@ def cached(source: Source, size_px: int, root: Path) -> FrameCache:
         if re.match(r"\d+/\d+ ", line):
             seen += 1
             progress.update(seen)
-        elif line.startswith("skipped"):
+        elif line.startswith(("skipped", "another process")):
             print(line, flush=True)
 
     with together() as first:

@@ -36,6 +36,7 @@ class StudySize:
         world: where; it must know its bodies and their starts.
         episodes: filmed, per body and skill.
         bodies: who is filmed; all of the world unless named.
+        unseen: of these, whose video no tokenizer sees; they are measured apart.
         skills: what is filmed.
         acting_body: whose demonstrations, and who acts.
         acting_skills: what it is shown and asked.
@@ -46,6 +47,7 @@ class StudySize:
     world: str = "arms"
     episodes: int = 40
     bodies: tuple[str, ...] = ()
+    unseen: tuple[str, ...] = ()
     skills: tuple[str, ...] = (*SKILLS, "wander")
     acting_body: str = "arm6"
     acting_skills: tuple[str, ...] = SKILLS
@@ -174,8 +176,9 @@ class Planner:
     def _tokenizer(self, row: Row, seed: int) -> Made:
         film = self._film(seed, row.clips)
         recipe = row.recipe(self.base)
-        count = max(1, round(len(self.body_names) * row.bodies))
-        bodies = self.body_names[:count] if count < len(self.body_names) else ()
+        seen = tuple(body for body in self.body_names if body not in self.size.unseen)
+        bodies = seen[: max(1, round(len(seen) * row.bodies))]
+        bodies = bodies if len(bodies) < len(self.body_names) else ()
         config = row.training(self.base, self.share)
         # Everything is learnt from video alone, but for the term that may see a few true motions.
         video = f"folder:{film.folder}/video"

@@ -79,11 +79,16 @@ def replace_folder(tmp: Path | str, final: Path | str) -> None:
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path | str) -> Iterator[None]:
+def alone_in(folder: Path | str, *, waiting: Callable[[str], object] | None = None) -> Iterator[None]:
     """Hold the only writer's lock of `folder`; the system frees it when the process dies. Engineering.
 
+    Args:
+        folder: made where it is missing.
+        waiting: told once that another process is at work here, which is then waited for: right where both would
+            make the same, such as a cache. Look again at what is there once inside.
+
     Raises:
-        InputError: another process writes here.
+        InputError: another process writes here, and nobody waits for it.
     """
     try:
         import fcntl
@@ -96,12 +101,15 @@ def alone_in(folder: Path | str) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(
-                folder,
-                expected="one process that writes here",
-                got="a second one",
-                remedy="Wait for the other process, or choose another folder.",
-            ) from None
+            if waiting is None:
+                raise InputError(
+                    folder,
+                    expected="one process that writes here",
+                    got="a second one",
+                    remedy="Wait for the other process, or choose another folder.",
+                ) from None
+            waiting(f"another process is at work in {folder}; waiting for it")
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
 

@@ -143,9 +143,6 @@ def build_index(
         size_of: bytes of an episode's file; another size, or another name, is another episode.
         threads: how many look at once.
         progress: is given the number of episodes done and of all.
-
-    Raises:
-        InputError: a second process at work here.
     """
     path = Path(path)
     chunks = [names[i : i + PART_ROWS] for i in range(0, len(names), PART_ROWS)]
@@ -154,7 +151,9 @@ def build_index(
     if _content_of(path) == content:
         return EpisodeIndex.open(path)
     folder = path.with_name(f"{path.name}.parts")
-    with alone_in(folder), ThreadPoolExecutor(max(1, threads)) as pool:
+    with alone_in(folder, waiting=print), ThreadPoolExecutor(max(1, threads)) as pool:
+        if _content_of(path) == content:  # whoever was waited for has made it
+            return EpisodeIndex.open(path)
         done = 0
         for chunk, key in zip(chunks, keys, strict=True):
             part = folder / f"{key[:32]}.parquet"

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from cyclemimic.errors import InputError
 from cyclemimic.nn.batches import Features
 from cyclemimic.nn.transformer import KeyValue, SpatioTemporalBlock
 
@@ -24,6 +25,8 @@ class EncoderConfig:
         num_tokens: l_z.
         readout: `later` reads the later frame's action tokens (the paper); `difference` reads both frames' and takes
             the difference (LAPA).
+        later_patches: whether the later frame's patches carry its features and the change, or the change alone; then
+            what does not move reaches the action tokens only through the frame now.
     """
 
     width: int = 64
@@ -32,6 +35,7 @@ class EncoderConfig:
     num_tokens: int = 2
     code_width: int = 16
     readout: Literal["later", "difference"] = "later"
+    later_patches: Literal["both", "change"] = "both"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +61,9 @@ class Encoder(nn.Module):
             do not learn.
         sees_change: whether the later frame's patches also carry the change.
         word_width: width of word features that stand behind the patches (UniVLA's first stage); 0 is none.
+
+    Raises:
+        InputError: the change alone is to be seen, and there is none.
     """
 
     def __init__(
@@ -70,6 +77,13 @@ class Encoder(nn.Module):
         word_width: int = 0,
     ) -> None:
         super().__init__()
+        if config.later_patches == "change" and not sees_change:
+            raise InputError(
+                "EncoderConfig.later_patches",
+                expected="'both' where E sees no change",
+                got="'change'",
+                remedy="Set TokenizerConfig.change to 'pixels' or 'features'.",
+            )
         self.config, self.num_read = config, given_tokens + config.num_tokens
         width = config.width
         self.patch_in = nn.Linear(feature_width, width)
@@ -99,10 +113,13 @@ class Encoder(nn.Module):
 
     def read(self, stream: NowStream, later: Features, change: Features | None, words: Tensor | None = None) -> Tensor:
         """The embedding [B, L, D] of what led from the watched frame to `later` [B, N, F]."""
-        patches = self.patch_in(later.patches)
-        if self.change_in is not None:
+        if self.change_in is None:
+            patches = self.patch_in(later.patches)
+        else:
             assert change is not None
-            patches = patches + self.change_in(change.patches)
+            patches = self.change_in(change.patches)
+            if self.config.later_patches == "both":
+                patches = patches + self.patch_in(later.patches)
         x = self._tokens(patches, words, frame=1)
         for number, (block, key_value) in enumerate(zip(self.blocks, stream.memory, strict=True), start=1):
             x = block.later(x, key_value, self.num_read if number == len(self.blocks) else None)  # type: ignore[operator]

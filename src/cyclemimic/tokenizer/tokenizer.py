@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from cyclemimic.errors import InputError
 from cyclemimic.names import named
 from cyclemimic.nn.batches import LatentBatch, Scene
+from cyclemimic.nn.matching import MatchingStem
 from cyclemimic.nn.vision import BackboneConfig, ConvStem, build_backbone
 from cyclemimic.store.atomic import read_json, sha256_file, write_json
 from cyclemimic.store.weights import load_tensors, save_tensors
@@ -41,7 +42,8 @@ class TokenizerConfig:
     """The whole tokenizer: picture size, what the encoder sees, and the sizes of its parts.
 
     Args:
-        change: what the later frame's patches carry beside its features: the change of pixels, of features, or none.
+        change: what the later frame's patches carry beside its features: the change of pixels, of features, how places
+            of both frames match, or none.
         decoder: motion, pixel, feature, or package.module:Class, which is called with a `DecoderShape`.
         given_tokens: G, tokens and codebook of an earlier stage, which keep what is not action (UniVLA); the decoder
             sees them beside the latent action.
@@ -50,7 +52,7 @@ class TokenizerConfig:
     """
 
     size_px: int = 32
-    change: Literal["pixels", "features", "none"] = "pixels"
+    change: Literal["pixels", "features", "matches", "none"] = "pixels"
     decoder: str = "motion"
     given_tokens: int = 0
     words: bool = False
@@ -100,7 +102,11 @@ class LatentActionTokenizer(nn.Module):
         self.config = config
         self.backbone: nn.Module = build_backbone(config.backbone) if backbone is None else backbone
         width, grid = int(self.backbone.width), self.backbone.grid_for(config.size_px)  # type: ignore[arg-type, operator]
-        self.change = ConvStem(width, _stem_stride(config, grid)) if config.change == "pixels" else None
+        self.change: nn.Module | None = None
+        if config.change == "pixels":
+            self.change = ConvStem(width, _stem_stride(config, grid))
+        elif config.change == "matches":
+            self.change = MatchingStem(width, _stem_stride(config, grid))
         word_width = config.word_width if config.words else 0
         self.words = nn.Embedding(config.word_hashes, word_width) if config.words else None
         self.encoder = Encoder(
@@ -173,8 +179,11 @@ class LatentActionTokenizer(nn.Module):
         assert features is not None and now.features is not None
         if self.change is not None:
             assert now.frames is not None and later.frames is not None
-            # Centred at mid-grey so that no change is a grey picture, in the range that the stem expects.
-            change = self.change((later.frames - now.frames) / 2 + 0.5)
+            if self.config.change == "matches":
+                change = self.change(now.frames, later.frames)
+            else:
+                # Centred at mid-grey so that no change is a grey picture, in the range that the stem expects.
+                change = self.change((later.frames - now.frames) / 2 + 0.5)
         elif self.config.change == "features":
             change = features - now.features
         return self.encoder.read(stream, features, change, self._word_features(words))
@@ -327,11 +336,11 @@ def build_decoder(config: TokenizerConfig, shape: DecoderShape) -> nn.Module:
 
 def _stem_stride(config: TokenizerConfig, grid: tuple[int, int]) -> int:
     """The stride with which the stem of the change meets the backbone's grid."""
-    stride = config.size_px // grid[0]
-    if stride * grid[0] != config.size_px or stride.bit_length() - 1 < 1 or stride & (stride - 1):
+    stride, least = config.size_px // grid[0], 4 if config.change == "matches" else 2
+    if stride * grid[0] != config.size_px or stride < least or stride & (stride - 1):
         raise InputError(
             "TokenizerConfig.change",
-            expected="a backbone whose patches are 2, 4, 8 ... px wide, to carry the change of pixels",
+            expected=f"a backbone whose patches are {least}, {2 * least}, {4 * least} ... px wide, to carry the change",
             got=f"{grid[0]} x {grid[1]} patches of a picture of {config.size_px} px",
             remedy="Use change 'features' or 'none'.",
         )

@@ -123,7 +123,7 @@ class TokenizerStage:
                     got="words",
                     remedy="Use words in the first stage of univla alone.",
                 )
-            if not self.tokenizer.draws and config.tokenizer.change == "pixels":
+            if not self.tokenizer.draws and config.tokenizer.change in ("pixels", "matches"):
                 raise InputError(
                     "TokenizerConfig.change",
                     expected="'features' or 'none' for AC3 with a decoder that draws no pixels",
