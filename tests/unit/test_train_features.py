@@ -1,5 +1,6 @@
 """A frozen backbone sees every frame once; what it makes of them is kept, refused where foreign, and used unchanged."""
 
+import errno
 import shutil
 from dataclasses import replace
 
@@ -9,12 +10,13 @@ import torch
 
 from cyclemimic.data.loader import PairLoader
 from cyclemimic.errors import InputError
-from cyclemimic.nn.batches import pixels
+from cyclemimic.nn.batches import patches, pixels
 from cyclemimic.nn.pretrained import PretrainedBackbone
 from cyclemimic.nn.vision import BackboneConfig, backbone_hash
 from cyclemimic.store import feature_rows
-from cyclemimic.store.feature_cache import FeatureCache
+from cyclemimic.store.feature_cache import FeatureCache, FeatureCacheWriter
 from cyclemimic.train import features as features_module
+from cyclemimic.train.endings import DiskFullError
 from cyclemimic.train.features import build_features, feature_recipe
 from tests.contracts.test_feature_backbone import small_architecture
 from tests.unit.features_small import LENGTHS, cache_of_noise, kept, stage
@@ -45,6 +47,14 @@ def test_the_features_of_every_frame_are_those_that_the_backbone_gives(cache, to
     found.verify()
     assert "MB needed" in lines[0] and "free" in lines[0] and "about 0s" in lines[0] and stored_as in lines[0]
     assert f"{found.recipe.num_bytes / 1e6:.1f} MB" in lines[0]
+
+
+@pytest.mark.parametrize("stored_as", ["float32", "float16", "int8"])
+def test_a_device_is_given_the_stored_numbers(cache, tokenizer, tmp_path, stored_as):
+    rows = kept(cache, tokenizer, tmp_path / "features", stored_as).take(np.array([3, 0, 11]))
+    found = patches(rows)
+    assert found.dtype == torch.float32
+    np.testing.assert_array_equal(found.numpy(), rows.values())
 
 
 def test_it_is_made_once(cache, tokenizer, tmp_path):
@@ -92,8 +102,10 @@ def test_a_full_disk_is_refused_and_what_fits_is_named(cache, tokenizer, tmp_pat
         usage = shutil.disk_usage(tmp_path)._replace(free=int(share * recipe.num_bytes / 0.8))
         monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
 
+    coarse = replace(recipe, stored_as="int8")
+    build_features(cache, tokenizer.backbone, coarse, tmp_path / "coarse")
     free(0.99)
-    with pytest.raises(InputError, match=r"80%.*cache-int8 .*pictures of 12 px .*features compute"):
+    with pytest.raises(InputError, match=r"80%.*cache-int8 .*pictures of 12 px .*features compute.*may go: coarse"):
         build_features(cache, tokenizer.backbone, recipe, tmp_path / "features")
     free(0.5)
     with pytest.raises(InputError, match=r"What would fit: pictures of 8 px"):
@@ -101,6 +113,25 @@ def test_a_full_disk_is_refused_and_what_fits_is_named(cache, tokenizer, tmp_pat
     assert not (tmp_path / "features/features.bin").exists()
     free(1.01)
     assert len(build_features(cache, tokenizer.backbone, recipe, tmp_path / "features")) == FRAMES
+
+
+def test_a_disk_that_fills_up_meanwhile_keeps_what_is_done(cache, tokenizer, tmp_path, monkeypatch):
+    recipe = feature_recipe(cache, tokenizer.backbone, tokenizer.config.backbone, "float16")
+    monkeypatch.setattr(feature_rows, "SHARD_FRAMES", 7)
+    add = FeatureCacheWriter.add
+
+    def full(self, records):
+        if self.num_done:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        add(self, records)
+
+    monkeypatch.setattr(FeatureCacheWriter, "add", full)
+    with pytest.raises(DiskFullError, match=f"Features of 7 of {FRAMES} frames are kept"):
+        build_features(cache, tokenizer.backbone, recipe, tmp_path / "features")
+    monkeypatch.setattr(FeatureCacheWriter, "add", add)
+    lines = []
+    build_features(cache, tokenizer.backbone, recipe, tmp_path / "features", progress=lines.append).verify()
+    assert lines[0].startswith(f"features of {FRAMES - 7} frames")
 
 
 def test_another_backbone_never_reads_them(cache, tokenizer, tmp_path):

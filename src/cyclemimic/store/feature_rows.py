@@ -17,7 +17,7 @@ from cyclemimic.store.atomic import sha256_json
 from cyclemimic.types import Float32, Int64, UInt8
 
 FORMAT = "cyclemimic-feature-cache-1"
-SHARD_BYTES = 32 << 20  # about; what a kill can cost, and what is held while it is written
+SHARD_BYTES, SHARD_FRAMES = 32 << 20, 128  # about, and at most: what a kill can cost, and what is held meanwhile
 StoredAs = Literal["float32", "float16", "int8"]
 _TYPES: dict[str, Any] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2"), "int8": np.dtype("i1")}
 _SCALE = np.dtype("<f4")
@@ -63,7 +63,7 @@ class FeatureRecipe:
     @property
     def shard_frames(self) -> int:
         """How many frames a shard has; the last may have fewer."""
-        return max(1, SHARD_BYTES // self.frame_bytes)
+        return max(1, min(SHARD_BYTES // self.frame_bytes, SHARD_FRAMES))
 
     @property
     def key(self) -> str:

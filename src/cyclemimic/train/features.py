@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -22,13 +24,15 @@ from cyclemimic.store.feature_rows import FeatureRecipe, StoredAs, packed
 from cyclemimic.store.flow_cache import frames_hash
 from cyclemimic.store.frame_cache import FrameCache
 from cyclemimic.tokenizer.tokenizer import LatentActionTokenizer
+from cyclemimic.train.endings import DiskFullError
 from cyclemimic.train.progress import Progress, duration
 from cyclemimic.types import Float32
 
 BATCH_FRAMES = 32
 TIMED_FRAMES = 4
 CHECKED_FRAMES = 3
-TOLERANCE = 0.05  # of the size of features; int8 rounds to about a hundredth, other weights are off by about one
+# Of the size of features: rounding, and other machines' arithmetic. Those of other weights are off by about one.
+TOLERANCE: dict[StoredAs, float] = {"float32": 0.03, "float16": 0.03, "int8": 0.2}
 
 
 def feature_recipe(
@@ -77,6 +81,7 @@ def build_features(
     Raises:
         InputError: not enough disk, features that cannot be stored, a damaged or foreign cache, or a second process
         at work here.
+        DiskFullError: the disk filled up meanwhile.
     """
     say, folder = progress or (lambda line: None), Path(folder)
     backbone = backbone.to(device)
@@ -85,7 +90,21 @@ def build_features(
         found = open_features(folder, recipe, cache, backbone, device)
         say(f"{folder} is up to date: features of {len(found)} frames.")
         return found
-    with alone_in(folder), FeatureCacheWriter(folder, recipe) as writer:
+    with alone_in(folder):
+        if not (folder / FEATURE_INDEX).exists():  # else another process has finished it meanwhile
+            _make(cache, backbone, recipe, folder, device, say)
+    return FeatureCache.open(folder, recipe)
+
+
+def _make(
+    cache: FrameCache,
+    backbone: nn.Module,
+    recipe: FeatureRecipe,
+    folder: Path,
+    device: torch.device | str,
+    say: Callable[[str], None],
+) -> None:
+    with FeatureCacheWriter(folder, recipe) as writer:
         left = recipe.num_frames - writer.num_done
         frame_s = _seconds_per_frame(cache, backbone, device) if left else 0.0
         what = (
@@ -93,18 +112,36 @@ def build_features(
             f"about {duration(left * frame_s)}"
         )
         refuse_full_disk(
-            folder, left * recipe.frame_bytes, what, say, remedy=lambda room: _what_fits(recipe, backbone, left, room)
+            folder,
+            left * recipe.frame_bytes,
+            what,
+            say,
+            remedy=lambda room_bytes: _what_fits(recipe, backbone, left, room_bytes) + _others(folder),
         )
         told = Progress(name="features", total=recipe.num_frames, done=writer.num_done)
         while writer.num_done < recipe.num_frames:
-            first = writer.num_done
+            first, records = writer.num_done, []
             last = min(first + recipe.shard_frames, recipe.num_frames)
-            cuts = [*range(first, last, BATCH_FRAMES), last]  # the same in every sitting
-            batches = (_seen(cache, backbone, i, j, device) for i, j in itertools.pairwise(cuts))
-            writer.add(np.concatenate([packed(batch, recipe) for batch in batches]))
-            told.update(writer.num_done)
+            for i, j in itertools.pairwise([*range(first, last, BATCH_FRAMES), last]):  # cut alike in every sitting
+                records.append(packed(_seen(cache, backbone, i, j, device), recipe))
+                told.update(j)
+            with _room_for(writer):
+                writer.add(np.concatenate(records))
         writer.finish()
-    return FeatureCache.open(folder, recipe)
+
+
+@contextmanager
+def _room_for(writer: FeatureCacheWriter) -> Iterator[None]:
+    """Turn a disk that fills up meanwhile into one message."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DiskFullError(
+            f"{writer.folder}: no room (or a quota ends here). Features of {writer.num_done} of"
+            f" {writer.recipe.num_frames} frames are kept. Make room, then repeat the command: it goes on."
+        ) from error
 
 
 def open_features(
@@ -127,7 +164,7 @@ def open_features(
     for row, there in zip(rows.tolist(), kept, strict=True):
         here = _seen(cache, backbone, row, row + 1, device)[0]
         error, size = float(np.linalg.norm(there - here)), float(np.linalg.norm(here))
-        if not error <= TOLERANCE * size + 1e-6:
+        if not error <= TOLERANCE[recipe.stored_as] * size + 1e-6:
             expected = f"the features that backbone {recipe.backbone_name} gives"
             got = f"others for frame {row} (off by {error / max(size, 1e-6):.0%})"
             raise InputError(Path(folder) / FEATURES, expected=expected, got=got, remedy=REMEDY)
@@ -191,3 +228,13 @@ def _what_fits(recipe: FeatureRecipe, backbone: nn.Module, frames: int, room_byt
             break
     fits.append("--features compute, which needs none")
     return f"What would fit: {', or '.join(fits)}. Or another disk (--cache)."
+
+
+def _others(folder: Path) -> str:
+    """How much other features lie beside this folder: of other backbones, other frames, or builds that were cut off."""
+    found = [f for f in folder.parent.glob(f"*/{FEATURES}*") if f.parent != folder]
+    size_bytes = sum(f.stat().st_size for f in found)
+    if not size_bytes:
+        return ""
+    names = ", ".join(sorted({f.parent.name for f in found})[:3])
+    return f" Other features below {folder.parent} take {size_bytes / 1e9:.2f} GB, and may go: {names}."
