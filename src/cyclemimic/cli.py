@@ -128,6 +128,7 @@ def tokenizer(
     trunk: Path | None = None,
     backbone: str | None = None,
     read: Literal["cache", "segment", "direct", "auto"] = "cache",
+    features: footage.FeatureMode = "compute",
     steps: int | None = None,
     gap_s: float | Literal["auto"] | None = None,
     decoder: str | None = None,
@@ -157,6 +158,8 @@ def tokenizer(
             package.module:Class.
         read: cache decodes the video once, segment decodes runs of frames as they are needed, direct seeks every pair;
             auto chooses by size and key frames.
+        features: of a frozen backbone: compute runs it on every frame of every batch; cache runs it once on every frame
+            of the source and keeps what it gives on disk, rounded to 16 bits, cache-int8 in half of that.
         steps: updates; the recipe's unless given.
         gap_s: seconds between the two frames of a pair; auto proposes them for each body from how fast it moves.
         decoder: motion moves what is in the frame, pixel paints, feature predicts features; or package.module:Class.
@@ -203,6 +206,7 @@ def tokenizer(
         trunk=trunk,
         backbone=backbone,
         read=read,
+        features=features,
         loop=LoopConfig(tracker=tracker, keep_last=keep_last, checkpoint_every_s=checkpoint_every_s),
     )
     print(f"tokenizer in {run}")
@@ -215,6 +219,7 @@ def label(
     shard_index: int = 0,
     num_shards: int = 1,
     read: Literal["cache", "direct"] = "cache",
+    features: Literal["auto", "compute", "cache", "cache-int8"] = "auto",
     threads: int = 1,
     device: str = "cpu",
     cache: Path = CACHE,
@@ -229,6 +234,8 @@ def label(
         num_shards: how many jobs label this source together.
         read: cache decodes the video once, direct as it is needed; jobs that start together need a finished cache, or
             direct.
+        features: of a frozen backbone: auto reads what training kept on disk where it is there, and else computes;
+            compute, cache and cache-int8 as `cyclemimic tokenizer` has them.
         threads: of one core each.
         device: cpu, cuda ...
         cache: folder of decoded frames.
@@ -243,6 +250,7 @@ def label(
         part=shard_index,
         num_parts=num_shards,
         read=read,
+        features=features,
     )
     if missing and num_shards > 1:
         print(f"job {shard_index} of {num_shards} is done; {len(missing)} shards are left to the others")

@@ -153,8 +153,13 @@ def _refuse_same_names(source: Source, names: list[str]) -> None:
         raise InputError(source.name, expected="unique names", got=f"{twice[0]!r} twice", remedy=remedy)
 
 
-def refuse_full_disk(folder: Path, needed: int, what: str, say: Progress) -> None:
-    """Say how many bytes `what` needs and how many are free. InputError where it needs more than most of them."""
+def refuse_full_disk(
+    folder: Path, needed: int, what: str, say: Progress, remedy: Callable[[float], str] | None = None
+) -> None:
+    """Say how many bytes `what` needs and how many are free. InputError where it needs more than most of them.
+
+    `remedy` is given the bytes that may be used, and says what to do.
+    """
     free = shutil.disk_usage(folder).free
     say(f"{what}: about {needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free.")
     if needed > _DISK_SHARE * free:
@@ -162,5 +167,5 @@ def refuse_full_disk(folder: Path, needed: int, what: str, say: Progress) -> Non
             folder,
             expected=f"a cache of at most {_DISK_SHARE:.0%} of the free disk ({free / 1e9:.2f} GB)",
             got=f"{needed / 1e9:.2f} GB",
-            remedy="Choose a smaller size, fewer clips, or another disk.",
+            remedy=remedy(_DISK_SHARE * free) if remedy else "Choose a smaller size, fewer clips, or another disk.",
         )

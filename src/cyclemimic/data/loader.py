@@ -17,6 +17,8 @@ from cyclemimic.data.true_actions import ActionTable, TrueActions, action_table
 from cyclemimic.errors import InputError
 from cyclemimic.nn.words import WordHash
 from cyclemimic.randomness import draw_for, rng_for
+from cyclemimic.store.feature_cache import FeatureCache
+from cyclemimic.store.feature_rows import FeatureRows, unpacked
 from cyclemimic.store.flow_cache import FlowCache, frames_hash
 from cyclemimic.store.frame_cache import FrameCache, SkippedClip
 from cyclemimic.types import ClipInfo, Float32, Gap, Int64, UInt8
@@ -37,6 +39,7 @@ class PairArrays:
     words: Int64 | None = None  # [B, W], the clip's sentence, hashed; 0 is padding
     action: Float32 | None = None  # [B, A], true motion from now to later over `action_std`; 0 where unknown
     action_known: NDArray[np.bool_] | None = None  # [B]
+    features: tuple[FeatureRows, ...] = ()  # of `now`, `later` and, for triplets, `latest`, from a feature cache
 
     def __len__(self) -> int:
         return len(self.body)
@@ -62,10 +65,11 @@ class PairLoader:
         cuts: per cache and clip the frames with which a new shot begins (`cuts_of`); no pair lies across one.
         moving: per cache how much every pair moves (`moving_shares`); pairs in which nothing moves are thinned out.
         still_share: how many of each body's pairs may be still, in [0, 1).
+        features: a feature cache per cache; fills `features`. Which pairs are drawn does not depend on it.
 
     Raises:
         InputError: caches of different sizes, no pairs, a mixture that names unknown bodies, a flow cache of other
-        frames or another gap, or true actions that do not fit the clips.
+        frames or another gap, a feature cache of other frames, or true actions that do not fit the clips.
     """
 
     def __init__(
@@ -84,6 +88,7 @@ class PairLoader:
         cuts: Sequence[Sequence[Int64]] | None = None,
         moving: Sequence[Float32] | None = None,
         still_share: float = 0.1,
+        features: Sequence[FeatureCache] = (),
     ) -> None:
         gaps = list(gap_s) if isinstance(gap_s, Sequence) else [gap_s] * len(caches)
         _check(caches, gaps, batch_size, keep)
@@ -115,6 +120,21 @@ class PairLoader:
         if actions is not None:
             later = self._now + self._gap_of_clip[self._clip]
             self._actions = action_table(actions, self.clips, seed, self._clip, self._now, later)
+        self._features: tuple[FeatureCache, ...] = ()
+        if features:
+            self.use_features(features)
+
+    def use_features(self, features: Sequence[FeatureCache]) -> None:
+        """Give stored features with every pair from now on.
+
+        Args:
+            features: one per cache, all of one backbone.
+
+        Raises:
+            InputError: features of other frames than the caches', of several backbones, or frames that no cache holds.
+        """
+        _check_features(self.caches, features)
+        self._features = tuple(features)
 
     @property
     def action_std(self) -> Float32 | None:
@@ -197,7 +217,14 @@ class PairLoader:
             words=words,
             action=action,
             action_known=known,
+            features=self._features_at(cache, self._offset_of_clip[clip] + now, gap) if self._features else (),
         )
+
+    def _features_at(self, cache: Int64, row: Int64, gap: Int64) -> tuple[FeatureRows, ...]:
+        """Stored features of now, later and, for triplets, latest, whose rows in their caches these are [B]."""
+        files = [np.asarray(f.records) for f in self._features]
+        looks = (row + i * gap for i in range(2 + self.triplets))
+        return tuple(unpacked(_gather(files, cache, look), self._features[0].recipe) for look in looks)
 
     def _index(
         self, gaps: Sequence[Gap], keep: Sequence[Int64] | None, cuts: Sequence[Sequence[Int64]] | None
@@ -302,6 +329,29 @@ def _check(caches: Sequence[FrameCache], gaps: Sequence[Gap], batch_size: int, k
         if len(chosen) and (np.min(chosen) < 0 or np.max(chosen) >= len(cache)):
             expected, got = f"clips below {len(cache)}", f"up to {np.max(chosen)}"
             raise InputError("keep", expected=expected, got=got, remedy="Split the clips of this cache.")
+
+
+def _check_features(caches: Sequence[FrameCache], features: Sequence[FeatureCache]) -> None:
+    if len(features) != len(caches):
+        expected, got = f"one entry per cache ({len(caches)})", str(len(features))
+        raise InputError("features", expected=expected, got=got, remedy="Give them in the caches' order.")
+    first = features[0].recipe
+    for cache, found in zip(caches, features, strict=True):
+        if not isinstance(cache.frames, np.ndarray):
+            raise InputError(
+                "features",
+                expected="frames from a frame cache, whose features can be kept",
+                got="frames that are decoded when asked for",
+                remedy="Read from the cache (--read cache), or compute features in every step (--features compute).",
+            )
+        if found.recipe.frames_sha256 != frames_hash(cache) or len(found) != len(cache.frames):
+            remedy = "Make the features of these frames."
+            raise InputError(found.folder, expected="features of the loader's frames", got="of others", remedy=remedy)
+        kind = (found.recipe.backbone_sha256, found.recipe.stored_as)
+        if kind != (first.backbone_sha256, first.stored_as):
+            expected = f"features of one backbone, stored as {first.stored_as}"
+            remedy = "Make them all alike."
+            raise InputError(found.folder, expected=expected, got=f"{kind[0][:12]}, {kind[1]}", remedy=remedy)
 
 
 def _check_further(

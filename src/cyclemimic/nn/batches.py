@@ -13,10 +13,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cyclemimic.store.feature_rows import FeatureRows
+
 
 def pixels(frames: NDArray[np.uint8], device: torch.device | str = "cpu") -> Tensor:
     """Uint8 [B, H, W, 3] to float32 [B, 3, H, W] in [0, 1]; converted on the device."""
     return torch.from_numpy(np.ascontiguousarray(frames)).to(device).permute(0, 3, 1, 2).float().div_(255.0)
+
+
+def patches(rows: FeatureRows, device: torch.device | str = "cpu") -> Tensor:
+    """Stored features as float32 [B, N, C]; converted on the device."""
+    found = torch.from_numpy(rows.patches).to(device).float()
+    return found if rows.scale is None else found.mul_(torch.from_numpy(rows.scale).to(device)[..., None])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +39,9 @@ class PairBatch:
     words: Tensor | None = None  # [B, W] int64, hashed words of the sentence, 0 behind them
     action: Tensor | None = None  # [B, A], the true motion, normalised, where it is known
     action_known: Tensor | None = None  # [B] bool
+    now_patches: Tensor | None = None  # [B, N, C], what the frozen backbone makes of `now`, where that is known already
+    later_patches: Tensor | None = None  # [B, N, C]
+    latest_patches: Tensor | None = None  # [B, N, C]
 
     def __len__(self) -> int:
         return self.now.shape[0]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Protocol
 
 import torch
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 
 from cyclemimic.names import named
 from cyclemimic.nn.batches import Features
+from cyclemimic.store.atomic import sha256_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +123,27 @@ def build_backbone(config: BackboneConfig) -> nn.Module:
     if not config.trainable:
         backbone.requires_grad_(False)
     return backbone
+
+
+def backbone_hash(backbone: nn.Module, config: BackboneConfig) -> str:
+    """A hash of all that decides a backbone's features: its kind and settings, weights, preparation of pictures.
+
+    A pretrained one is known by its weights, wherever they lie. The code of a class is not hashed.
+    """
+    settings = {name: value for name, value in asdict(config).items() if name != "trainable"}
+    if config.kind == "pretrained":
+        del settings["name"]
+    return sha256_json({**settings, "weights": getattr(backbone, "weights_sha256", None) or _weights_hash(backbone)})
+
+
+def _weights_hash(module: nn.Module) -> str:
+    """Names, shapes and bytes of parameters and buffers, those too that a state_dict leaves out."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted({**dict(module.named_parameters()), **dict(module.named_buffers())}.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)  # only looked at
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def with_coordinates(frames: Tensor) -> Tensor:

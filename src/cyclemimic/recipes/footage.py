@@ -33,10 +33,14 @@ from cyclemimic.errors import InputError, did_you_mean
 from cyclemimic.names import meets, named
 from cyclemimic.nn.words import WordHash
 from cyclemimic.store.atomic import sha256_json
+from cyclemimic.store.feature_cache import FEATURE_INDEX, FeatureCache
+from cyclemimic.store.feature_rows import FeatureRecipe, StoredAs
 from cyclemimic.store.flow_cache import FlowCache
 from cyclemimic.store.frame_cache import INDEX, FrameCache
 from cyclemimic.store.index import EpisodeIndex
-from cyclemimic.train.processes import together
+from cyclemimic.tokenizer.tokenizer import LatentActionTokenizer
+from cyclemimic.train.features import build_features, feature_recipe, open_features, require_frozen
+from cyclemimic.train.processes import local_device, together
 from cyclemimic.train.progress import Progress
 from cyclemimic.train.stage1_tokenizer import TokenizerTraining
 from cyclemimic.types import Gap, Int64, Source
@@ -51,6 +55,9 @@ SOURCES: dict[str, Callable[[str], Source]] = {
     "calvin": CalvinSource,
     "lerobot": LeRobotSource,
 }
+
+FeatureMode = Literal["compute", "cache", "cache-int8"]
+STORED: dict[str, StoredAs] = {"cache": "float16", "cache-int8": "int8"}
 
 HELD_OUT = 0.2  # share of clips that no training sees: half for validation, half for the test
 SPLIT_SEED = 0
@@ -209,6 +216,52 @@ def loader_extras(
             )
         extras["actions"] = TrueActions(places=true_places(source), share=config.action_share)
     return extras
+
+
+def kept_features(
+    tokenizer: LatentActionTokenizer, cache: FrameCache, root: Path, mode: Literal["cache", "cache-int8"], device: str
+) -> FeatureCache:
+    """What a tokenizer's frozen backbone makes of every frame of a cache, made once and kept below `root`.
+
+    Raises:
+        InputError: a backbone that learns, frames that no cache holds, or no room for the features.
+    """
+    require_frozen(tokenizer)
+    require_kept_frames(cache)
+    recipe = feature_recipe(cache, tokenizer.backbone, tokenizer.config.backbone, STORED[mode])
+    folder = _folder_of_features(recipe, root)
+    with together() as first:
+        if first:
+            build_features(cache, tokenizer.backbone, recipe, folder, device=local_device(device), progress=print)
+    return FeatureCache.open(folder, recipe)
+
+
+def features_at_hand(
+    tokenizer: LatentActionTokenizer, cache: FrameCache, root: Path, device: str, trained_on: StoredAs | None
+) -> FeatureCache | None:
+    """Features of every frame of a cache where they are kept already: as those of training were, else as float16."""
+    if not tokenizer.sees_frozen or not isinstance(cache.frames, np.ndarray):
+        return None
+    for stored_as in dict.fromkeys((trained_on or "float16", "float16")):
+        recipe = feature_recipe(cache, tokenizer.backbone, tokenizer.config.backbone, stored_as)
+        folder = _folder_of_features(recipe, root)
+        if (folder / FEATURE_INDEX).exists():
+            place = local_device(device)
+            return open_features(folder, recipe, cache, tokenizer.backbone.to(place), place)
+    return None
+
+
+def require_kept_frames(cache: FrameCache) -> None:
+    """InputError where frames are decoded when asked for: features are kept of a frame cache alone."""
+    if not isinstance(cache.frames, np.ndarray):
+        remedy = "Read from the cache, or leave --features at compute."
+        raise InputError("--features", expected="--read cache", got="another", remedy=remedy)
+
+
+def _folder_of_features(recipe: FeatureRecipe, root: Path) -> Path:
+    # By all that decides them: another backbone, or frames decoded anew, have a folder of their own.
+    name = _name_of_cache(recipe.source_hash, recipe.size_px)
+    return root / f"{name}-features-{recipe.key[:16]}-{recipe.stored_as}"
 
 
 def true_places(source: FilmSource) -> dict[str, NDArray[np.floating[Any]]]:

@@ -25,16 +25,21 @@ from cyclemimic.policy.network import read_spec
 from cyclemimic.recipes.footage import (
     HELD_OUT,
     SPLIT_SEED,
+    FeatureMode,
     cached,
     chosen,
+    features_at_hand,
     frames_of,
     gap_for,
+    kept_features,
     loader_extras,
+    require_kept_frames,
     settled_gap,
     shots,
 )
 from cyclemimic.recipes.objectives import univla_stages, with_backbone
 from cyclemimic.store.atomic import read_json, sha256_file, write_json
+from cyclemimic.store.feature_cache import FeatureCache
 from cyclemimic.store.label_store import LabelStore, missing_shards
 from cyclemimic.tokenizer.tokenizer import CONFIG as TOKENIZER
 from cyclemimic.tokenizer.tokenizer import WEIGHTS, LatentActionTokenizer
@@ -106,13 +111,15 @@ def run_tokenizer(
     trunk: Path | None,
     backbone: str | None = None,
     read: ReadMode | Literal["auto"] = "cache",
+    features: FeatureMode = "compute",
     loop: LoopConfig | None = None,
 ) -> Path:
     """Station 2: learn a tokenizer from the training clips of a source, of some bodies or of all.
 
     `read` says where frames come from: `cache` decodes the source once, `segment` decodes runs of frames as they are
     needed, `direct` seeks every pair; `auto` chooses by size and key frames. `direct` gives the batches that `cache`
-    gives.
+    gives. With `features` other than `compute` a frozen backbone sees every frame once, and what it makes of them is
+    kept beside the frames.
 
     With the objective `univla` two stages are learnt, the first in `run`/first-stage unless `trunk` names one.
     """
@@ -133,9 +140,12 @@ def run_tokenizer(
                 trunk=None,
                 backbone=backbone,
                 read=read,
+                features=features,
                 loop=loop,
             )
     cache, read = frames_of(source, config.tokenizer.size_px, cache_root, read)
+    if features != "compute":
+        require_kept_frames(cache)
     wanted = chosen("bodies", bodies, cache.embodiments)
     keep = np.array(
         [i for i in split_clips(cache.clips, HELD_OUT, SPLIT_SEED).train if cache.clips[i].embodiment in wanted]
@@ -153,13 +163,29 @@ def run_tokenizer(
     data = {
         "source": cache.source_hash,
         **({"read": read} if read == "segment" else {}),  # which has another order of pairs
+        **({"features": features} if features != "compute" else {}),  # which are rounded
         "bodies": list(wanted),
         "clips": len(keep),
         "pairs": loader.num_pairs,
         "labelled_clips": list(loader.labelled_clips),
         "action_std": None if loader.action_std is None else loader.action_std.tolist(),
     }
-    return train_tokenizer(config, loader, run, trunk=trunk, backbone=frozen_from, name=run.name, data=data, loop=loop)
+
+    def kept(tokenizer: LatentActionTokenizer) -> FeatureCache:
+        assert features != "compute"
+        return kept_features(tokenizer, cache, cache_root, features, config.device)
+
+    return train_tokenizer(
+        config,
+        loader,
+        run,
+        trunk=trunk,
+        backbone=frozen_from,
+        name=run.name,
+        data=data,
+        features=None if features == "compute" else kept,
+        loop=loop,
+    )
 
 
 def run_label(
@@ -181,17 +207,27 @@ def run_label_part(
     part: int = 0,
     num_parts: int = 1,
     read: Literal["cache", "direct"] = "cache",
+    features: FeatureMode | Literal["auto"] = "auto",
 ) -> tuple[int, ...]:
     """One of several jobs that label a source together; returns the shards that the store still lacks.
 
-    Jobs that start at once need a cache that is there already, or `read` direct.
+    Jobs that start at once need a cache that is there already, or `read` direct. `features` auto takes kept ones where
+    they are there and makes none; see `features_at_hand`.
     """
     use_threads(threads)
     tokenizer = LatentActionTokenizer.load(tokenizer_run)
     cache, _ = frames_of(source, tokenizer.config.size_px, cache_root, read)
     sha256 = sha256_file(tokenizer_run / WEIGHTS)
-    gap_s, cuts = gap_for(cache, tokenizer_facts(tokenizer_run)["gap_s"]), shots(cache, cache_root)
-    label_part(tokenizer, sha256, cache, gap_s, out, cuts=cuts, device=device, part=part, num_parts=num_parts)
+    facts = tokenizer_facts(tokenizer_run)
+    gap_s, cuts = gap_for(cache, facts["gap_s"]), shots(cache, cache_root)
+    kept: FeatureCache | None = None
+    if features == "auto":
+        kept = features_at_hand(tokenizer, cache, cache_root, device, facts.get("features"))
+    elif features != "compute":
+        kept = kept_features(tokenizer, cache, cache_root, features, device)
+    label_part(
+        tokenizer, sha256, cache, gap_s, out, cuts=cuts, device=device, part=part, num_parts=num_parts, features=kept
+    )
     return missing_shards(out)
 
 

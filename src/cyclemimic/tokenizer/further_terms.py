@@ -68,6 +68,7 @@ class SlowReader:
 
     def __init__(self, tokenizer: LatentActionTokenizer, decay: float) -> None:
         self.decay = decay
+        self._sees_alike = tokenizer.sees_frozen  # a copy of what never moves
         keep: dict[int, object] = {id(tokenizer.decoder): nn.Identity()}
         if tokenizer.backbone_sha256 is not None:
             keep[id(tokenizer.backbone)] = tokenizer.backbone
@@ -91,7 +92,9 @@ class SlowReader:
 
     def loss(self, cycle: Cycle, drawn: Tensor, config: AC3Config) -> Tensor:
         """L_C as the slow reader sees it: what D's frames say to someone who has not been trained with them today."""
-        scene = self.reader.seen(Scene(frames=cycle.scene.frames)) if cycle.scene.frames is not None else cycle.scene
+        scene = cycle.scene
+        if scene.frames is not None and not self._sees_alike:
+            scene = self.reader.see(scene.frames)
         said = self.reader.read(self.reader.watch(scene), scene, cycle.generated)
         return cycle_loss(self.reader.embed(said, batch_statistics=False), drawn, self.reader.quantizer, config)
 

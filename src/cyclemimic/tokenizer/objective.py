@@ -181,7 +181,7 @@ def tokenizer_terms(
     losses: dict[str, Tensor] = {}
 
     # What happened? Name the change between the two frames, and replay it.
-    now, later = tokenizer.see(batch.now), tokenizer.see(batch.later)
+    now, later = tokenizer.see(batch.now, batch.now_patches), tokenizer.see(batch.later, batch.later_patches)
     stream = tokenizer.watch(now, batch.words)
     said = tokenizer.read(stream, now, later, batch.words)
     latent = tokenizer.quantize(said, batch_statistics=True, generator=generator)
@@ -281,8 +281,9 @@ def _further(
     if weights["composition"]:
         assert batch.latest is not None, "composition needs triplets from the loader"
         assert helpers.origin is not None
+        latest = tokenizer.see(batch.latest, batch.latest_patches)
         losses["composition"] = composition_loss(
-            tokenizer, helpers.origin, said, stream, now, later, tokenizer.see(batch.latest), batch.words
+            tokenizer, helpers.origin, said, stream, now, later, latest, batch.words
         )
     if weights["reversal"]:
         assert helpers.origin is not None

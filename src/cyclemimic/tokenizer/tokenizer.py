@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from cyclemimic.errors import InputError
 from cyclemimic.names import named
-from cyclemimic.nn.batches import LatentBatch, Scene
+from cyclemimic.nn.batches import Features, LatentBatch, Scene
 from cyclemimic.nn.matching import MatchingStem
-from cyclemimic.nn.vision import BackboneConfig, ConvStem, build_backbone
+from cyclemimic.nn.vision import BackboneConfig, ConvStem, backbone_hash, build_backbone
 from cyclemimic.store.atomic import read_json, sha256_file, write_json
 from cyclemimic.store.weights import load_tensors, save_tensors
 from cyclemimic.tokenizer.decoders import (
@@ -102,6 +102,7 @@ class LatentActionTokenizer(nn.Module):
         self.config = config
         self.backbone: nn.Module = build_backbone(config.backbone) if backbone is None else backbone
         width, grid = int(self.backbone.width), self.backbone.grid_for(config.size_px)  # type: ignore[arg-type, operator]
+        self.grid = grid
         self.change: nn.Module | None = None
         if config.change == "pixels":
             self.change = ConvStem(width, _stem_stride(config, grid))
@@ -132,7 +133,7 @@ class LatentActionTokenizer(nn.Module):
             **code,
         )
         self.decoder = build_decoder(config, shape)
-        if not self.draws and any(p.requires_grad for p in self.backbone.parameters()):
+        if not self.draws and not self.sees_frozen:
             raise InputError(
                 "TokenizerConfig.backbone",
                 expected=f"a frozen backbone, since the decoder {config.decoder!r} predicts its features",
@@ -143,7 +144,7 @@ class LatentActionTokenizer(nn.Module):
     def train(self, mode: bool = True) -> LatentActionTokenizer:
         """Training mode; a frozen backbone stays in evaluation mode, where it has neither dropout nor statistics."""
         super().train(mode)
-        if not any(p.requires_grad for p in self.backbone.parameters()):
+        if self.sees_frozen:
             self.backbone.eval()
         return self
 
@@ -157,9 +158,20 @@ class LatentActionTokenizer(nn.Module):
         """Whether D makes frames; else it makes features."""
         return bool(self.decoder.draws)
 
-    def see(self, frames: Tensor) -> Scene:
-        """Frames [B, 3, S, S] and what the backbone makes of them."""
-        return Scene(frames=frames, features=self.backbone(frames))
+    @property
+    def sees_frozen(self) -> bool:
+        """Whether the backbone stays as it is, so that what it makes of a frame need be computed only once."""
+        return not any(p.requires_grad for p in self.backbone.parameters())
+
+    @property
+    def features_sha256(self) -> str:
+        """A hash of all that decides what the backbone makes of a frame; computed anew each time it is asked for."""
+        return backbone_hash(self.backbone, self.config.backbone)
+
+    def see(self, frames: Tensor, patches: Tensor | None = None) -> Scene:
+        """Frames [B, 3, S, S] and what the backbone makes of them: `patches` [B, N, F], where that is known already."""
+        features = self.backbone(frames) if patches is None else Features(patches=patches, grid=self.grid)
+        return Scene(frames=frames, features=features)
 
     def seen(self, scene: Scene) -> Scene:
         """The same scene with its features, which generated frames do not have yet."""

@@ -14,14 +14,17 @@ import torch
 
 from cyclemimic.data.loader import PairArrays, PairLoader
 from cyclemimic.errors import InputError
-from cyclemimic.nn.batches import Scene, pixels
+from cyclemimic.nn.batches import Scene, patches, pixels
 from cyclemimic.nn.collectives import num_processes, process_number
+from cyclemimic.store.feature_cache import FeatureCache
+from cyclemimic.store.feature_rows import FeatureRows
 from cyclemimic.store.frame_cache import FrameCache
 from cyclemimic.store.label_store import LabelProvenance, LabelRows, LabelStore, LabelStoreWriter
 from cyclemimic.tokenizer.tokenizer import LatentActionTokenizer
+from cyclemimic.train.features import require_own_features
 from cyclemimic.train.processes import is_first, local_device, together
 from cyclemimic.train.progress import Progress
-from cyclemimic.types import Gap, Int64
+from cyclemimic.types import Gap, Int64, UInt8
 
 
 def label_part(
@@ -38,21 +41,27 @@ def label_part(
     device: str = "cpu",
     part: int = 0,
     num_parts: int = 1,
+    features: FeatureCache | None = None,
 ) -> None:
     """Label the shards of one part of several, of all pairs of `cache`. Shards that are there already are kept.
 
     Paper: method, the trained encoder labels all video offline. Engineering: batches are cut the same way on every
     run, so that a store written in two sittings, or by several processes or parts, equals one written in one. Parts
-    share nothing but the folder, and no shard: they may run at once on different machines.
+    share nothing but the folder, and no shard: they may run at once on different machines. With `features` of these
+    frames the backbone is not run.
 
     Raises:
-        InputError: no such part, or `folder` holds labels of another tokenizer, source or gap.
+        InputError: no such part, features of another backbone or other frames, or `folder` holds labels of another
+        tokenizer, source or gap.
     """
     if not 0 <= part < num_parts:
         remedy = "Count parts from 0."
         raise InputError("part", expected=f"a part below {num_parts}", got=str(part), remedy=remedy)
     num_shards = max(num_shards, num_parts)
     loader = PairLoader([cache], gap_s, cuts=None if cuts is None else [cuts])
+    if features is not None:
+        require_own_features(tokenizer.features_sha256, features.recipe)
+        loader.use_features([features])
     shards = min(num_shards, len(cache) - len(loader.skipped))  # no empty shard, whatever the number of processes
     provenance = LabelProvenance(
         tokenizer_sha256=tokenizer_sha256,
@@ -101,10 +110,10 @@ def label_cache(
 
 
 class ScenesOnce:
-    """The scenes of pairs that come clip after clip, ascending in time; the backbone sees every frame once.
+    """The scenes of pairs that come clip after clip, ascending in time; the backbone sees every frame once at most.
 
     Engineering. A frame is `later` of one pair and `now` of another. What no pair to come can need is let go: about one
-    batch and the frames of one gap are held.
+    batch and the frames of one gap are held. Where the loader gives stored features, the backbone sees none.
     """
 
     def __init__(self, tokenizer: LatentActionTokenizer, loader: PairLoader, device: torch.device | str) -> None:
@@ -118,6 +127,9 @@ class ScenesOnce:
     @torch.no_grad()  # labels teach nobody here
     def of(self, pairs: PairArrays) -> tuple[Scene, Scene]:
         """The scenes now and later of B pairs, each with frames [B, 3, S, S] and their features."""
+        if pairs.features:
+            now_rows, later_rows = pairs.features[:2]
+            return self._see(pairs.now, now_rows), self._see(pairs.later, later_rows)
         now = self._before[pairs.clip] + pairs.frame
         numbers = np.concatenate([now, now + self._gaps[pairs.clip]])
         wanted, first = np.unique(numbers, return_index=True)
@@ -134,6 +146,9 @@ class ScenesOnce:
         place = order[np.searchsorted(self._numbers, numbers, sorter=order)]
         self._held = held
         return held.take(self._index(place[: len(now)])), held.take(self._index(place[len(now) :]))
+
+    def _see(self, pictures: UInt8, rows: FeatureRows) -> Scene:
+        return self._tokenizer.see(pixels(pictures, self._device), patches(rows, self._device))
 
     def _index(self, rows: Int64) -> torch.Tensor:
         return torch.from_numpy(rows).to(self._device)

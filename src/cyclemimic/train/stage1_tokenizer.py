@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -15,9 +16,10 @@ from torch import Tensor, nn
 
 from cyclemimic.data.loader import PairArrays, PairLoader
 from cyclemimic.errors import InputError
-from cyclemimic.nn.batches import LatentBatch, PairBatch, pixels
+from cyclemimic.nn.batches import LatentBatch, PairBatch, patches, pixels
 from cyclemimic.nn.collectives import all_rows, my_rows, num_processes
 from cyclemimic.randomness import entropy_for
+from cyclemimic.store.feature_cache import FeatureCache
 from cyclemimic.tokenizer.ac3 import Cycle
 from cyclemimic.tokenizer.buffer import LatentActionBuffer
 from cyclemimic.tokenizer.discriminator import DiscriminatorConfig, build_critic
@@ -33,6 +35,7 @@ from cyclemimic.tokenizer.objective import (
 from cyclemimic.tokenizer.quantizer import joint_codes, slot_perplexity
 from cyclemimic.tokenizer.tokenizer import LatentActionTokenizer, TokenizerConfig
 from cyclemimic.train.checkpoint import dotted
+from cyclemimic.train.features import require_frozen, require_own_features
 from cyclemimic.train.loop import LoopConfig, train, use_threads
 from cyclemimic.train.optim import (
     adamw,
@@ -247,7 +250,8 @@ class TokenizerStage:
         for step in range(self.config.steps, self.config.steps + SETTLING_BATCHES):
             batch = self.draw(step)
             with self._autocast():  # as in the steps of training
-                now, later = self.tokenizer.see(batch.now), self.tokenizer.see(batch.later)
+                now = self.tokenizer.see(batch.now, batch.now_patches)
+                later = self.tokenizer.see(batch.later, batch.later_patches)
                 said.append(self.tokenizer.read(self.tokenizer.watch(now, batch.words), now, later, batch.words))
         self.tokenizer.quantizer.settle(torch.cat(said)[:, self.config.tokenizer.given_tokens :])
 
@@ -264,6 +268,8 @@ class TokenizerStage:
 
         self._require(arrays)
         flow = moved(arrays.flow)
+        looks = ("now_patches", "later_patches", "latest_patches")
+        seen = {name: patches(rows, self.device) for name, rows in zip(looks, arrays.features, strict=False)}
         return PairBatch(
             now=pixels(arrays.now, self.device),
             later=pixels(arrays.later, self.device),
@@ -273,14 +279,16 @@ class TokenizerStage:
             words=moved(arrays.words),
             action=moved(arrays.action),
             action_known=moved(arrays.action_known),
+            **seen,
         )
 
     @torch.no_grad()  # looked at, not learnt from
     def _with_other_codes(self, batch: PairBatch, latent: LatentBatch) -> Tensor:
         """The reconstruction with other pairs' latent actions: near that of the own ones, D ignores them."""
-        now = self.tokenizer.see(batch.now)
+        now = self.tokenizer.see(batch.now, batch.now_patches)
+        later = self.tokenizer.see(batch.later, batch.later_patches)
         rebuilt = self.tokenizer.decode(now, latent.vectors.roll(1, 0), given=latent.given, words=batch.words)
-        return reconstruction_loss(rebuilt.scene, now, self.tokenizer.see(batch.later))
+        return reconstruction_loss(rebuilt.scene, now, later)
 
     @torch.no_grad()  # looked at, not learnt from
     def _read_clean(self, cycle: Cycle) -> Tensor:
@@ -324,6 +332,14 @@ class TokenizerStage:
         ):
             if wanted and given is None:
                 raise _missing(where, argument)
+        if arrays.features:
+            require_frozen(self.tokenizer)
+            require_own_features(self._features_sha256, arrays.features[0].recipe)
+
+    @functools.cached_property
+    def _features_sha256(self) -> str:
+        """Asked for with the first batch, when the frozen backbone is what it will be."""
+        return self.tokenizer.features_sha256
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
@@ -397,6 +413,7 @@ def train_tokenizer(
     backbone: Path | None = None,
     name: str = "tokenizer",
     data: Mapping[str, Any] | None = None,
+    features: Callable[[LatentActionTokenizer], FeatureCache] | None = None,
     loop: LoopConfig | None = None,
 ) -> Path:
     """Train (or resume) a tokenizer in `run_dir`; returns `run_dir`, from which LatentActionTokenizer.load reads it.
@@ -405,6 +422,8 @@ def train_tokenizer(
         trunk: folder of a tokenizer to begin from, so that two objectives branch off one reconstruction trunk.
         backbone: folder of a tokenizer whose backbone is taken, frozen.
         data: what the loader reads, for the record and to refuse a resume on other data.
+        features: gives the features of the loader's frames as the tokenizer's frozen backbone sees them, which is then
+            run on generated frames alone; None: it sees every frame in every step.
         loop: what the run does beside its steps.
     """
     if config.tokenizer.given_tokens and trunk is None:
@@ -420,6 +439,11 @@ def train_tokenizer(
         stage.take_backbone(LatentActionTokenizer.load(backbone))
     if trunk is not None:
         stage.begin_from(LatentActionTokenizer.load(trunk))
+    kept: FeatureCache | None = None
+    if features is not None:
+        require_frozen(stage.tokenizer)
+        kept = features(stage.tokenizer)
+        loader.use_features([kept])
     train(
         stage,
         name=name,
@@ -443,11 +467,14 @@ def train_tokenizer(
         seen |= set(tokenizer_facts(trunk)["bodies"])
     with together() as first:
         if first:
-            stage.tokenizer.save(run_dir, {"gap_s": config.gap_s, "on_steps": on_steps, "bodies": sorted(seen)})
+            facts: dict[str, Any] = {"gap_s": config.gap_s, "on_steps": on_steps, "bodies": sorted(seen)}
+            if kept is not None:
+                facts["features"] = kept.recipe.stored_as
+            stage.tokenizer.save(run_dir, facts)
     return run_dir
 
 
 def tokenizer_facts(run_dir: Path) -> dict[str, Any]:
-    """What `train_tokenizer` wrote beside the weights: gap_s, on_steps, bodies, config."""
+    """What `train_tokenizer` wrote beside the weights: gap_s, on_steps, bodies, config; how features were kept."""
     facts: dict[str, Any] = json.loads((run_dir / "tokenizer.json").read_text())
     return facts
