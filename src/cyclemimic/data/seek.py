@@ -20,8 +20,9 @@ from cyclemimic.data.video import clock, refuse_absent, shown_frames, unreadable
 from cyclemimic.embodiment.resize import Fit, resampler_name, resize_square
 from cyclemimic.errors import InputError
 from cyclemimic.store.atomic import sha256_json
+from cyclemimic.store.clips import LazyRows, chosen
 from cyclemimic.store.frame_cache import FrameCache, SkippedClip
-from cyclemimic.store.index import EpisodeIndex, EpisodeRow, build_index
+from cyclemimic.store.index import EpisodeIndex, EpisodeRow, IndexedClips, build_index
 from cyclemimic.types import ClipInfo, Int64, Source, UInt8
 
 OPEN_FILES = 64  # decoders kept open
@@ -245,14 +246,65 @@ class OpenVideo:
         return False
 
 
+class IndexedVideos(LazyRows[VideoIndex]):
+    """What reading the files of some rows of an index needs; looked up when asked for."""
+
+    def __init__(self, source: Filed, index: EpisodeIndex, rows: Int64) -> None:
+        super().__init__(rows)
+        self._source, self._index = source, index
+        self.lengths: Int64 = index.frames[rows]
+
+    def chosen(self, entries: Int64) -> IndexedVideos:
+        """The same with these files [m] only."""
+        return IndexedVideos(self._source, self._index, self._rows[entries])
+
+    def key_places(self, offsets: Int64) -> Int64:
+        """See `VideoFrames.key_places`; the rows of an index ascend."""
+        found: list[Int64] = []
+        for here, table in self._index.columns(["key_frames", "step_pts", "shown"]):
+            first, last = np.searchsorted(self._rows, [here.start, here.stop])
+            mine = table.take(self._rows[first:last] - here.start)
+            keys = mine["key_frames"].combine_chunks()
+            counts, flat = keys.value_lengths().to_numpy(), keys.flatten().to_numpy().astype(np.int64)
+            starts = np.cumsum(counts) - counts
+            for i in np.flatnonzero(mine["step_pts"].to_numpy() == 0).tolist():
+                here_keys = slice(int(starts[i]), int(starts[i] + counts[i]))
+                flat[here_keys] = np.searchsorted(mine["shown"][i].values.to_numpy(), flat[here_keys])
+            found.append(flat + np.repeat(offsets[first:last] + np.arange(first, last), counts))
+        return np.concatenate(found)
+
+    def _made(self, row: int) -> VideoIndex:
+        return video_of(self._source, self._index.row(row))
+
+
+class _Hashes(LazyRows[str]):
+    """A hash for each clip, of the source's content and the clip's name."""
+
+    def __init__(self, content: str, clips: Sequence[ClipInfo], rows: Int64) -> None:
+        super().__init__(rows)
+        self._content, self._clips = content, clips
+
+    def __iter__(self) -> Iterator[str]:
+        return (sha256_json([self._content, c.name]) for c in chosen(self._clips, self._rows))
+
+    def chosen(self, entries: Int64) -> _Hashes:
+        return _Hashes(self._content, self._clips, self._rows[entries])
+
+    def _made(self, row: int) -> str:
+        return sha256_json([self._content, self._clips[row].name])
+
+
 class VideoFrames:
     """Frames [N, S, S, 3] of many clips, decoded when asked for: stands where a frame cache has its memory map."""
 
     dtype = np.dtype(np.uint8)
 
     def __init__(self, indices: Sequence[VideoIndex], size_px: int, fit: Fit = "crop") -> None:
-        self.indices, self.size_px, self.fit = tuple(indices), size_px, fit
-        lengths = np.array([len(i.shown) for i in indices], np.int64)
+        self.indices, self.size_px, self.fit = indices, size_px, fit
+        if isinstance(indices, IndexedVideos):
+            lengths = indices.lengths
+        else:
+            lengths = np.array([len(i.shown) for i in indices], np.int64)
         self.offsets: Int64 = np.cumsum(lengths) - lengths
         self.shape = (int(lengths.sum()), size_px, size_px, 3)
         self._idle: OrderedDict[int, OpenVideo] = OrderedDict()
@@ -268,6 +320,18 @@ class VideoFrames:
         pictures = self._read(unique)
         out[:] = pictures[inverse]
         return out
+
+    def key_places(self) -> Int64:
+        """Where the key frames of all clips are among all frames, ascending, one place left free behind each clip.
+
+        A key frame that is never on display is at that free place.
+        """
+        if isinstance(self.indices, IndexedVideos):
+            return self.indices.key_places(self.offsets)
+        free = self.offsets + np.arange(len(self.offsets))
+        return np.concatenate(
+            [first + np.searchsorted(v.shown, v.keys) for first, v in zip(free, self.indices, strict=True)]
+        )
 
     def borrow(self, clip: int) -> OpenVideo:
         """An open decoder of a clip that nobody else uses."""
@@ -309,35 +373,42 @@ def open_videos(
     """
     if not isinstance(source, Filed):
         raise InputError(source.name, expected="a source that names its clips' files", got="none", remedy=_THE_CACHE)
-    infos: list[ClipInfo] = []
-    indices: list[VideoIndex] = []
-    skipped: list[SkippedClip] = []
-    for row in (episode_row(source, name) for name in source.names()) if index is None else index.rows():
-        if row.frames < min_frames:
-            reason = row.fault or f"{row.frames} frames, fewer than {min_frames}"
-            skipped.append(SkippedClip(name=row.uri, reason=reason))
-            continue
-        info = ClipInfo(
-            name=row.uri,
-            embodiment=row.embodiment,
-            fps=row.fps,
-            num_frames=row.frames,
-            instruction=row.instruction,
-            licence=row.licence,
-        )
-        infos.append(info)
-        indices.append(video_of(source, row))
-    if not infos:
+    if index is None:
+        rows = [episode_row(source, name) for name in source.names()]
+        usable = [row for row in rows if row.frames >= min_frames]
+        clips: Sequence[ClipInfo] = tuple(_clip_of(row) for row in usable)
+        indices: Sequence[VideoIndex] = tuple(video_of(source, row) for row in usable)
+        skipped = tuple(_skipped(row, min_frames) for row in rows if row.frames < min_frames)
+    else:
+        good = index.frames >= min_frames
+        clips, indices = IndexedClips(index, np.flatnonzero(good)), IndexedVideos(source, index, np.flatnonzero(good))
+        skipped = tuple(_skipped(index.row(i), min_frames) for i in np.flatnonzero(~good).tolist())
+    if not len(clips):
         got = "; ".join(f"{s.name}: {s.reason}" for s in skipped[:3]) or "none"
         raise InputError(source.name, expected="a video file that can be sought in", got=got, remedy=_THE_CACHE)
     frames, content = VideoFrames(indices, size_px, fit), source_hash(source)
     return FrameCache(
-        clips=tuple(infos),
+        clips=clips,
         offsets=frames.offsets,
         frames=cast(UInt8, frames),
         size_px=size_px,
         source_hash=content,
         resampler=f"{resampler_name(fit)}; at least {min_frames} frames; decoded when asked for",
-        sha256=tuple(sha256_json([content, info.name]) for info in infos),
-        skipped=tuple(skipped),
+        sha256=_Hashes(content, clips, np.arange(len(clips))),
+        skipped=skipped,
     )
+
+
+def _clip_of(row: EpisodeRow) -> ClipInfo:
+    return ClipInfo(
+        name=row.uri,
+        embodiment=row.embodiment,
+        fps=row.fps,
+        num_frames=row.frames,
+        instruction=row.instruction,
+        licence=row.licence,
+    )
+
+
+def _skipped(row: EpisodeRow, min_frames: int) -> SkippedClip:
+    return SkippedClip(name=row.uri, reason=row.fault or f"{row.frames} frames, fewer than {min_frames}")
