@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cyclemimic.data.loader import PairLoader
+from cyclemimic.data.loader import PairLoader, split_clips
 from cyclemimic.data.pairs import gap_in_frames
 from cyclemimic.data.seek import IndexedVideos, VideoFrames, VideoIndex, open_videos
 from cyclemimic.data.segments import SegmentLoader
 from cyclemimic.randomness import rng_for
+from cyclemimic.store.clips import names_of
 from cyclemimic.store.index import EpisodeIndex, EpisodeRow, build_index
 from cyclemimic.types import ClipInfo
 from tests.unit.data_small import counted_cache
@@ -186,8 +187,12 @@ def test_clips_are_made_when_asked_for_and_are_those_of_the_index(videos):
     assert videos.embodiments == ("a", "b")
     assert list(videos.clips) == made == [videos.clips[i] for i in range(len(videos))]
     assert videos.clips[3:5] == tuple(made[3:5]) and len(videos.clips) == len(made)
+    assert list(names_of(videos.clips)) == [clip.name for clip in made] == list(names_of(made))
+    for one, other in zip(*(vars(split_clips(clips, 0.5, 3)).values() for clips in (videos.clips, made)), strict=True):
+        assert one.tolist() == other.tolist()
     few = videos.subset(np.array([30, 2, 7]))
-    assert list(few.clips) == [made[i] for i in (30, 2, 7)] and few.embodiments == ("a",)
+    assert list(few.clips) == [made[i] for i in (30, 2, 7)] and list(names_of(few.clips))[1] == made[2].name
+    assert few.embodiments == ("a",)
     assert list(few.sha256) == [videos.sha256[i] for i in (30, 2, 7)]
     assert [s.name for s in videos.skipped] == [row.uri for row in Files().rows if row.frames < 2]
 

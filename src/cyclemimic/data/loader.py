@@ -18,11 +18,12 @@ from cyclemimic.data.true_actions import ActionTable, TrueActions, action_table
 from cyclemimic.errors import InputError
 from cyclemimic.nn.words import WordHash
 from cyclemimic.randomness import draw_for, rng_for
-from cyclemimic.store.clips import ClipFacts, facts_of
+from cyclemimic.store.clips import ClipFacts, facts_of, names_of
 from cyclemimic.store.flow_cache import FlowCache, frames_hash
 from cyclemimic.store.frame_cache import FrameCache, SkippedClip
 from cyclemimic.types import ClipInfo, Float32, Gap, Int64, UInt8
 
+_PART = re.compile(r"[-_.]+part[-_]?\d+(?=\.[^./]*$|$)")
 SENTENCES = 1 << 16  # whose words are remembered
 
 
@@ -291,7 +292,11 @@ class Split:
 
 def recording_of(clip: ClipInfo) -> str:
     """What must stay on one side of a split: the clip's name without a part number ('x__part3.mp4')."""
-    return re.sub(r"[-_.]+part[-_]?\d+(?=\.[^./]*$|$)", "", clip.name)
+    return _recording(clip.name)
+
+
+def _recording(name: str) -> str:
+    return _PART.sub("", name) if "part" in name else name
 
 
 def split_clips(
@@ -309,7 +314,11 @@ def split_clips(
     if not 0 <= held_out_fraction < 1:
         expected = "a fraction in [0, 1)"
         raise InputError("held_out_fraction", expected=expected, got=str(held_out_fraction), remedy="Try 0.2.")
-    draws = np.array([draw_for(seed, group(c)) for c in clips], np.float64)
+    if group is recording_of:
+        groups = (_recording(name) for name in names_of(clips))
+    else:
+        groups = (group(clip) for clip in clips)
+    draws = np.fromiter((draw_for(seed, name) for name in groups), np.float64, len(clips))
     test, held_out = draws < held_out_fraction / 2, draws < held_out_fraction
     sides = (~held_out, held_out & ~test, test)
     train, val, test_side = (np.flatnonzero(side).astype(np.int64) for side in sides)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -65,6 +65,10 @@ class ClipTable(LazyRows[ClipInfo]):
 
     facts: ClipFacts
 
+    @abstractmethod
+    def names(self) -> Iterator[str]:
+        """The clips' names in order, and nothing else of them."""
+
 
 def chosen(entries: Sequence[T], which: Int64) -> Sequence[T]:
     """Some entries [m] of a sequence, in their order."""
@@ -82,3 +86,8 @@ def facts_of(clips: Sequence[ClipInfo]) -> ClipFacts:
         body=np.array([bodies.setdefault(c.embodiment, len(bodies)) for c in clips], np.int32),
         bodies=tuple(bodies),
     )
+
+
+def names_of(clips: Sequence[ClipInfo]) -> Iterator[str]:
+    """The names of clips in order; no clip of a table is made."""
+    return clips.names() if isinstance(clips, ClipTable) else (clip.name for clip in clips)

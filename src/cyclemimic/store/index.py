@@ -177,15 +177,23 @@ class IndexedClips(ClipTable):
 
     def __iter__(self) -> Iterator[ClipInfo]:
         """All clips; where their rows ascend, one row group is in memory at a time."""
+        for row, name, instruction, licence in self._words(("uri", "instruction", "licence")):
+            yield self._clip(row, name, instruction, licence)
+
+    def names(self) -> Iterator[str]:
+        """Their names in order."""
+        return (name for _, name in self._words(("uri",)))
+
+    def _words(self, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+        """Row, and what it says, of every clip."""
         if not (np.diff(self._rows) > 0).all():
-            yield from super().__iter__()
+            yield from ((row, *(getattr(self._index.row(row), c) for c in columns)) for row in self._rows.tolist())
             return
-        for here, table in self._index.columns(["uri", "instruction", "licence"]):
+        for here, table in self._index.columns(columns):
             first, last = np.searchsorted(self._rows, [here.start, here.stop])
             rows = self._rows[first:last]
-            words = table.take(rows - here.start).to_pylist()
-            for row, said in zip(rows.tolist(), words, strict=True):
-                yield self._clip(row, said["uri"], said["instruction"], said["licence"])
+            mine = table.take(rows - here.start)
+            yield from zip(rows.tolist(), *(mine[c].to_pylist() for c in columns), strict=True)
 
     def _made(self, row: int) -> ClipInfo:
         said = self._index.row(row)
