@@ -5,7 +5,6 @@ Letters in shapes: n frames of a file, T frames at a constant rate, S side of a 
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,10 +12,9 @@ from typing import Protocol, cast, runtime_checkable
 
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
 
 from cyclemimic.data.cache import source_hash
-from cyclemimic.data.video import clock, refuse_absent, shown_frames, unreadable, upright, video_stream
+from cyclemimic.data.video import Colours, clock, refuse_absent, shown_frames, unreadable, upright, video_stream
 from cyclemimic.embodiment.resize import Fit, resampler_name, resize_square
 from cyclemimic.errors import InputError
 from cyclemimic.store.atomic import sha256_json
@@ -194,7 +192,7 @@ class OpenVideo:
         self.index = index
         self._container = av.open(str(index.path))
         self._stream = video_stream(self._container, index.path)
-        self._reformatter = VideoReformatter()
+        self._colours = Colours()
         self._decoded: Iterator[av.VideoFrame] = self._container.decode(self._stream)
         self._at = -1  # the frame that was decoded last
         self._frame: av.VideoFrame | None = None
@@ -206,9 +204,7 @@ class OpenVideo:
         if self._picture is None or self._picture[0] != number:
             self._go_to(number)
             assert self._frame is not None
-            # One converter for all frames: a fresh one each costs as much as the conversion.
-            rgb = self._reformatter.reformat(self._frame, format="rgb24").to_ndarray()
-            self._picture = (number, upright(cast(UInt8, rgb), self._frame)[0])
+            self._picture = (number, upright(self._colours.of(self._frame), self._frame)[0])
         return self._picture[1]
 
     def close(self) -> None:
@@ -238,7 +234,10 @@ class OpenVideo:
         try:
             for frame in self._decoded:
                 if frame.pts is not None:
-                    self._at = int(np.searchsorted(self.index.pts, frame.pts))
+                    next_at, pts = self._at + 1, self.index.pts
+                    # Mostly it is the next one, which is cheaper seen than searched for.
+                    follows = 0 < next_at < len(pts) and pts[next_at] == frame.pts
+                    self._at = next_at if follows else int(np.searchsorted(pts, frame.pts))
                     self._frame = frame
                     return True
         except av.FFmpegError as error:
@@ -307,7 +306,7 @@ class VideoFrames:
             lengths = np.array([len(i.shown) for i in indices], np.int64)
         self.offsets: Int64 = np.cumsum(lengths) - lengths
         self.shape = (int(lengths.sum()), size_px, size_px, 3)
-        self._idle: OrderedDict[int, OpenVideo] = OrderedDict()
+        self._idle: list[tuple[int, OpenVideo]] = []  # those used last come last; several of one clip, maybe
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -335,15 +334,16 @@ class VideoFrames:
 
     def borrow(self, clip: int) -> OpenVideo:
         """An open decoder of a clip that nobody else uses."""
-        return self._idle.pop(clip, None) or OpenVideo(self.indices[clip])
+        for i in reversed(range(len(self._idle))):
+            if self._idle[i][0] == clip:
+                return self._idle.pop(i)[1]
+        return OpenVideo(self.indices[clip])
 
     def give_back(self, clip: int, video: OpenVideo) -> None:
         """Let others use it; those idle for longest are closed."""
-        if clip in self._idle:
-            self._idle.pop(clip).close()
-        self._idle[clip] = video
+        self._idle.append((clip, video))
         if len(self._idle) > OPEN_FILES:
-            self._idle.popitem(last=False)[1].close()
+            self._idle.pop(0)[1].close()
 
     def square(self, picture: UInt8) -> UInt8:
         """A picture [H, W, 3] as a frame [S, S, 3]."""
