@@ -10,7 +10,7 @@ STAMP := $(VENV)/.ready
 ROBOT_VENV ?= .venv-robot
 ROBOT_STAMP := $(ROBOT_VENV)/.ready
 
-.PHONY: setup robot demo test check bench bench-gpu clean
+.PHONY: setup robot demo test check bench bench-gpu fuzz clean
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -44,6 +44,9 @@ bench: setup
 
 bench-gpu: setup
 	$(BIN)/python benchmarks/gpu.py --out benchmarks/results/latest-gpu.json
+
+fuzz: setup
+	$(BIN)/python benchmarks/fuzz.py --out benchmarks/results/fuzz.json
 
 clean:
 	rm -rf $(VENV) $(ROBOT_VENV) runs .pytest_cache .mypy_cache .ruff_cache

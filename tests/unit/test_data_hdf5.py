@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cyclemimic.data.apart import LostReaderError, reader
+from cyclemimic.data.sources import hdf5
 from cyclemimic.data.sources.hdf5 import Hdf5Source
 from cyclemimic.errors import InputError
 
@@ -189,3 +191,19 @@ def test_empty_folders_and_wrong_options(tmp_path):
         Hdf5Source(tmp_path / "nowhere")
     with pytest.raises(InputError, match="upright"):
         Hdf5Source(f"{FIXTURE}?upright=maybe")
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [("crash", r"image\.hdf5: .*its reader died \(SIGSEGV"), ("hang", r"image\.hdf5: expected an answer within 1 s")],
+)
+def test_a_crash_or_hang_of_hdf5_costs_one_episode(monkeypatch, how, message):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    monkeypatch.setenv("BROKEN", how)
+    monkeypatch.setattr(hdf5, "CHILD", "tests.unit.hdf5_broken_child")
+    source = Hdf5Source(FIXTURE, patience_s=1)
+    assert len(source.clips()) == 6
+    with pytest.raises(LostReaderError, match=message):
+        read(source, "image.hdf5/demo_1")
+    assert len(read(source, "image.hdf5/demo_0").frames) == 4
+    reader(hdf5.CHILD, memory_bytes=0).close()

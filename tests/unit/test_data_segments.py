@@ -115,7 +115,7 @@ def test_pairs_come_alike_and_bodies_as_the_mixture_says(videos):
     body = np.concatenate([b.body for b in batches])
     assert np.bincount(body, minlength=2)[1] / len(body) == pytest.approx(0.75, abs=0.03)
     counts = np.bincount(np.concatenate([b.pair for b in batches]), minlength=loader.num_pairs)
-    of_body = loader._body_of_clip[loader._clip]
+    of_body = loader._body_of_clip[loader.places(np.arange(loader.num_pairs))[0]]
     for b in (0, 1):
         mine = counts[of_body == b]
         assert mine.min() > 0 and mine.std() / mine.mean() < 0.45
@@ -130,11 +130,11 @@ def test_a_batch_is_mixed_over_many_runs(videos):
 def test_runs_hold_every_pair_once_and_end_at_key_frames_and_cuts(source, videos):
     cuts = [np.array([30]), *[np.empty(0, np.int64)] * 3]
     loader = SegmentLoader(videos, **{**SEGMENTS, "run_pairs": 10}, cuts=cuts, keep=np.array([0, 1, 3]))
-    assert loader.run_first[0] == 0 and (np.diff(loader.run_first) == loader.run_pairs[:-1]).all()
-    assert loader.run_pairs.sum() == loader.num_pairs
-    clip, now = loader._clip[loader.run_first], loader._now[loader.run_first]
-    last = loader._now[loader.run_first + loader.run_pairs - 1]
-    assert (last - now == loader.run_pairs - 1).all() and 2 not in clip
+    lengths = loader.run_pairs(np.arange(len(loader.run_first)))
+    assert loader.run_first[0] == 0 and (np.diff(loader.run_first) == lengths[:-1]).all()
+    assert lengths.sum() == loader.num_pairs
+    (clip, now), (_, last) = loader.places(loader.run_first), loader.places(loader.run_first + lengths - 1)
+    assert (last - now == lengths - 1).all() and 2 not in clip
     assert not ((now[clip == 0] < 30) & (last[clip == 0] + 3 >= 30)).any()
     ours = index_video(source.file_of("arm/ours.mp4"))
     assert set(now[clip == 1]) <= set(ours.keys.tolist()) and ours.key_spacing == 12

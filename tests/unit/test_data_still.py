@@ -61,7 +61,7 @@ def test_the_loader_draws_what_moves_and_says_what_it_left_out(cache):
     plain, shares = PairLoader([cache], 0.8), half_still(cache)
     loader = PairLoader([cache], 0.8, moving=[shares], still_share=0.0, batch_size=200)
     assert loader.num_pairs == int((shares > 0).sum()) and loader.num_still_dropped == int((shares == 0).sum())
-    moves = {(int(c), int(f)) for c, f in zip(plain._clip[shares > 0], plain._now[shares > 0], strict=True)}
+    moves = {(int(c), int(f)) for c, f in zip(*plain.places(np.flatnonzero(shares > 0)), strict=True)}
     batch = loader.batch(0)
     assert {(int(c), int(f)) for c, f in zip(batch.clip, batch.frame, strict=True)} <= moves
     assert loader.pairs_per_body.sum() == loader.num_pairs

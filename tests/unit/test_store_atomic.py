@@ -1,14 +1,19 @@
 import multiprocessing
+import os
+import time
 
 import pytest
 
 from cyclemimic.errors import InputError
+from cyclemimic.store import atomic
 from cyclemimic.store.atomic import (
+    LEFT_OVER_S,
     alone_in,
     read_json,
     replace_folder,
     sha256_file,
     sha256_json,
+    temporary_name,
     write_atomically,
     write_json,
 )
@@ -38,6 +43,27 @@ def test_a_new_file_has_the_rights_of_any_new_file(tmp_path):
     (tmp_path / "plain").write_bytes(b"")
     write_atomically(tmp_path / "ours", b"")
     assert (tmp_path / "plain").stat().st_mode == (tmp_path / "ours").stat().st_mode
+
+
+def test_what_killed_writers_left_is_swept_after_an_hour_and_nothing_else(tmp_path, monkeypatch):
+    old, young = temporary_name(tmp_path / "a.json"), temporary_name(tmp_path / "a.json")
+    others = [tmp_path / name for name in ("a.tmp", ".a.tmp", ".a.12-xyz.tmp", "a.json.12-0123abcd.tmp", ".b.parquet")]
+    for path in (old, young, *others):
+        path.write_bytes(b"half")
+    folder = temporary_name(tmp_path / "cache")
+    (folder / "deep").mkdir(parents=True)
+    link = temporary_name(tmp_path / "link")
+    link.symlink_to(others[0])
+    for path in (old, *others, folder):
+        os.utime(path, (time.time() - 2 * LEFT_OVER_S,) * 2)
+    write_atomically(tmp_path / "new.json", b"{}")
+    assert {p.name for p in tmp_path.iterdir()} == {p.name for p in (young, *others, folder, link)} | {"new.json"}
+    os.utime(young, (time.time() - 2 * LEFT_OVER_S,) * 2)
+    write_atomically(tmp_path / "new.json", b"{}")
+    assert young.exists()  # a folder is looked through once an hour, not at every write
+    monkeypatch.setattr(atomic, "_swept_at_s", {})
+    write_atomically(tmp_path / "new.json", b"{}")
+    assert not young.exists()
 
 
 def test_replace_folder_puts_the_new_and_removes_the_old(tmp_path):

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cyclemimic.data.mixture import Mixture, mixture_weights
-from cyclemimic.data.pairs import PairIndex, clip_gap, valid_pairs
+from cyclemimic.data.pairs import PairRuns, gaps_in_frames, joined, pair_runs, skipped_clips
 from cyclemimic.data.still import thin_still
 from cyclemimic.data.true_actions import ActionTable, TrueActions, action_table
 from cyclemimic.errors import InputError
 from cyclemimic.nn.words import WordHash
 from cyclemimic.randomness import draw_for, rng_for
+from cyclemimic.store.clips import ClipFacts, facts_of, names_of
 from cyclemimic.store.feature_cache import FeatureCache
 from cyclemimic.store.feature_rows import FeatureRows, unpacked
 from cyclemimic.store.flow_cache import FlowCache, frames_hash
 from cyclemimic.store.frame_cache import FrameCache, SkippedClip
 from cyclemimic.types import ClipInfo, Float32, Gap, Int64, UInt8
+
+_PART = re.compile(r"[-_.]+part[-_]?\d+(?=\.[^./]*$|$)")
+SENTENCES = 1 << 16  # whose words are remembered
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,32 +99,37 @@ class PairLoader:
         _check(caches, gaps, batch_size, keep)
         _check_further(caches, gaps, flow, cuts, moving, still_share)
         self.caches, self.seed, self.batch_size, self.triplets = tuple(caches), seed, batch_size, triplets
-        self.bodies: tuple[str, ...] = tuple(sorted({b for c in caches for b in c.embodiments}))
-        self.clips: tuple[ClipInfo, ...] = tuple(info for c in caches for info in c.clips)
+        self._gaps = gaps
+        facts = [facts_of(c.clips) for c in caches]
+        self.bodies: tuple[str, ...] = tuple(sorted({b for f in facts for b in f.embodiments}))
+        one = len(caches) == 1
+        self.clips: Sequence[ClipInfo] = caches[0].clips if one else tuple(info for c in caches for info in c.clips)
         self._cache_of_clip = np.repeat(np.arange(len(caches)), [len(c) for c in caches])
         self._offset_of_clip = np.concatenate([c.offsets for c in caches])
-        self._body_of_clip = np.array([self.bodies.index(c.embodiment) for c in self.clips], np.int64)
+        self._body_of_clip: Int64 = np.concatenate([_numbered(f, self.bodies) for f in facts])
         self._gap_of_clip = np.zeros(len(self.clips), np.int64)
         # Plain views: indexing a memmap object costs a Python-level finalizer per call.
         self._frames = [np.asarray(c.frames) if isinstance(c.frames, np.ndarray) else c.frames for c in caches]
-        self._clip, self._now, self.skipped = self._index(gaps, keep, cuts)
+        self._runs = self._index(facts, keep, cuts)
         # Where the rows of each clip begin in what is kept for every pair of a cache: its flow, how much it moves.
-        self._pairs_before_clip = np.concatenate([_pairs_before(c, g) for c, g in zip(caches, gaps, strict=True)])
+        self._pairs_before_clip = np.concatenate([_pairs_before(f, g) for f, g in zip(facts, gaps, strict=True)])
         self.num_still_dropped = 0
         if moving is not None:
             self._thin_out(moving, still_share)
-        # Pairs grouped by body, so that "one of a body's pairs" is one integer.
-        bodies = self._body_of_clip[self._clip]
+        # Runs grouped by body, so that "one of a body's pairs" is one integer.
+        bodies, lengths = self._body_of_clip[self._runs.clip], self._runs.lengths
         self._by_body = np.argsort(bodies, kind="stable")
-        self.pairs_per_body: Int64 = np.bincount(bodies, minlength=len(self.bodies)).astype(np.int64)
-        self._first_of_body = np.cumsum(self.pairs_per_body) - self.pairs_per_body
+        self._before = np.concatenate([[0], np.cumsum(lengths[self._by_body])])
+        edges = self._before[np.searchsorted(bodies[self._by_body], np.arange(len(self.bodies) + 1))]
+        self.pairs_per_body: Int64 = np.diff(edges)
+        self._first_of_body = edges[:-1]
         self.weights: NDArray[np.float64] = mixture_weights(mixture, self.bodies, self.pairs_per_body.tolist())
         self._flow = [np.asarray(f.flow) for f in flow or ()]
-        self._words_of_clip = None if words is None else np.stack([words(c.instruction) for c in self.clips])
+        self._words = None if words is None else lru_cache(SENTENCES)(words)
         self._actions: ActionTable | None = None
         if actions is not None:
-            later = self._now + self._gap_of_clip[self._clip]
-            self._actions = action_table(actions, self.clips, seed, self._clip, self._now, later)
+            clip, now = self.places(np.arange(self.num_pairs))
+            self._actions = action_table(actions, self.clips, seed, clip, now, now + self._gap_of_clip[clip])
         self._features: tuple[FeatureCache, ...] = ()
         if features:
             self.use_features(features)
@@ -156,7 +166,21 @@ class PairLoader:
     @property
     def num_pairs(self) -> int:
         """How many different pairs there are."""
-        return len(self._clip)
+        return len(self._runs)
+
+    @cached_property
+    def skipped(self) -> tuple[SkippedClip, ...]:
+        """The clips to draw from that have no pair, and why."""
+        reach = 1 + self.triplets
+        return tuple(
+            clip
+            for i, which, runs in self._chosen
+            for clip in skipped_clips(self.caches[i].clips, which, runs, self._gaps[i], reach)
+        )
+
+    def places(self, pairs: NDArray[np.integer]) -> tuple[Int64, Int64]:
+        """Clip and earlier frame's index within it, of the pairs of the given numbers [B]."""
+        return self._runs.places(np.asarray(pairs, np.int64))
 
     def batch(self, step: int, rows: slice = slice(None)) -> PairArrays:
         """The batch of a step: the same for the same (seed, step), whatever was drawn before.
@@ -166,7 +190,9 @@ class PairLoader:
         rng = rng_for(self.seed, step, "pairs")
         body = rng.choice(len(self.bodies), self.batch_size, p=self.weights)
         within = rng.integers(0, self.pairs_per_body[body])
-        return self.take(self._by_body[self._first_of_body[body] + within][rows])
+        place = (self._first_of_body[body] + within)[rows]
+        nth = np.searchsorted(self._before, place, side="right") - 1
+        return self.take(self._runs.start[self._by_body[nth]] + (place - self._before[nth]))
 
     def all_pairs(self, batch_size: int, *, shard: int = 0, num_shards: int = 1) -> Iterator[PairArrays]:
         """Every pair once, clip after clip, ascending in time; the last batch may be smaller.
@@ -177,22 +203,18 @@ class PairLoader:
         if not (batch_size > 0 and 0 <= shard < num_shards):
             got = f"batch_size {batch_size}, shard {shard} of {num_shards}"
             raise InputError("all_pairs", expected="0 <= shard < num_shards", got=got, remedy="Count from 0.")
-        used = np.unique(self._clip)
+        used = np.unique(self._runs.clip)
         mine = np.array_split(used, num_shards)[shard]
         if len(mine):
-            start, stop = np.searchsorted(self._clip, [mine[0], mine[-1] + 1])
+            start, stop = self._runs.start[np.searchsorted(self._runs.clip, [mine[0], mine[-1] + 1])]
             for i in range(int(start), int(stop), batch_size):
                 yield self.take(np.arange(i, min(i + batch_size, int(stop))))
 
     def take(self, pairs: NDArray[np.integer]) -> PairArrays:
         """The pairs of the given numbers [B], each below `num_pairs`."""
         pair = np.asarray(pairs, np.int64)
-        clip = self._clip[pair]
-        row, gap, cache = (
-            self._offset_of_clip[clip] + self._now[pair],
-            self._gap_of_clip[clip],
-            self._cache_of_clip[clip],
-        )
+        clip, now = self.places(pair)
+        row, gap, cache = self._offset_of_clip[clip] + now, self._gap_of_clip[clip], self._cache_of_clip[clip]
         looks = 2 + self.triplets
         # At once, not picture by picture: where frames are decoded when asked for, those of one clip come in one pass.
         rows = np.concatenate([row + i * gap for i in range(looks)])
@@ -201,9 +223,9 @@ class PairLoader:
 
     def _described(self, pair: Int64, pictures: Sequence[UInt8]) -> PairArrays:
         """Pairs of the given numbers [B] with their pictures [B, S, S, 3]: now, later and, for triplets, latest."""
-        clip, now = self._clip[pair], self._now[pair]
+        clip, now = self.places(pair)
         gap, cache = self._gap_of_clip[clip], self._cache_of_clip[clip]
-        words = None if self._words_of_clip is None else self._words_of_clip[clip]
+        words = None if self._words is None else np.stack([self._words(self.clips[i].instruction) for i in clip])
         action, known = (None, None) if self._actions is None else self._actions.of(clip, now, now + gap)
         return PairArrays(
             now=pictures[0],
@@ -227,41 +249,52 @@ class PairLoader:
         return tuple(unpacked(_gather(files, cache, look), self._features[0].recipe) for look in looks)
 
     def _index(
-        self, gaps: Sequence[Gap], keep: Sequence[Int64] | None, cuts: Sequence[Sequence[Int64]] | None
-    ) -> tuple[Int64, Int64, tuple[SkippedClip, ...]]:
-        clips: list[Int64] = []
-        nows: list[Int64] = []
-        skipped: list[SkippedClip] = []
+        self, facts: Sequence[ClipFacts], keep: Sequence[Int64] | None, cuts: Sequence[Sequence[Int64]] | None
+    ) -> PairRuns:
+        self._chosen: list[tuple[int, Int64, PairRuns]] = []
+        parts: list[PairRuns] = []
         first_clip = 0
         for i, cache in enumerate(self.caches):
-            chosen = np.arange(len(cache)) if keep is None else np.unique(np.asarray(keep[i], np.int64))
-            if len(chosen):
-                shots = None if cuts is None else [cuts[i][c] for c in chosen]
-                kept = [cache.clips[c] for c in chosen]
-                index: PairIndex = valid_pairs(kept, gaps[i], reach=1 + self.triplets, cuts=shots)
-                here = first_clip + chosen
-                clips.append(here[index.clip])
-                nows.append(index.now)
-                skipped += index.skipped
-                self._gap_of_clip[here] = index.gap_frames
+            which = np.arange(len(cache)) if keep is None else np.unique(np.asarray(keep[i], np.int64))
+            if len(which):
+                shots = None if cuts is None else [cuts[i][c] for c in which]
+                runs = pair_runs(
+                    facts[i] if keep is None else facts[i].chosen(which),
+                    self._gaps[i],
+                    lambda c, cache=cache, which=which: cache.clips[int(which[c])].name,  # type: ignore[misc]
+                    reach=1 + self.triplets,
+                    cuts=shots,
+                )
+                here = first_clip + which
+                self._gap_of_clip[here] = runs.gap_frames
+                self._chosen.append((i, which, runs))
+                parts.append(replace(runs, clip=here[runs.clip]))
             first_clip += len(cache)
-        return np.concatenate(clips), np.concatenate(nows), tuple(skipped)
+        return joined(parts)
 
     def _thin_out(self, moving: Sequence[Float32], still_share: float) -> None:
-        row = self._pairs_before_clip[self._clip] + self._now
-        shares = _gather(list(moving), self._cache_of_clip[self._clip], row)
-        stays = thin_still(shares, self._body_of_clip[self._clip], still_share)
+        clip, now = self.places(np.arange(self.num_pairs))
+        shares = _gather(list(moving), self._cache_of_clip[clip], self._pairs_before_clip[clip] + now)
+        stays = thin_still(shares, self._body_of_clip[clip], still_share)
         if not stays.any():
             remedy = "Give a longer gap, or keep still pairs."
             raise InputError("moving", expected="a pair in which something moves", got="none", remedy=remedy)
         self.num_still_dropped = int((~stays).sum())
-        self._clip, self._now = self._clip[stays], self._now[stays]
+        self._runs = self._runs.kept(stays)
 
 
-def _pairs_before(cache: FrameCache, gap_s: Gap) -> Int64:
+def _numbered(clips: ClipFacts, bodies: Sequence[str]) -> Int64:
+    """The body of every clip as an index into `bodies`."""
+    number = [bodies.index(body) if body in bodies else -1 for body in clips.bodies]
+    found: Int64 = np.array(number, np.int64)[clips.body]
+    return found
+
+
+def _pairs_before(clips: ClipFacts, gap_s: Gap) -> Int64:
     """How many pairs of a cache lie before each of its clips."""
-    counts = np.array([max(0, c.num_frames - clip_gap(gap_s, c)) for c in cache.clips], np.int64)
-    return np.cumsum(counts) - counts
+    counts: Int64 = np.maximum(0, clips.num_frames - gaps_in_frames(clips, gap_s))
+    before: Int64 = np.cumsum(counts) - counts
+    return before
 
 
 def _gather(files: Sequence[NDArray[Any]], of_row: Int64, row: Int64) -> NDArray[Any]:
@@ -286,7 +319,11 @@ class Split:
 
 def recording_of(clip: ClipInfo) -> str:
     """What must stay on one side of a split: the clip's name without a part number ('x__part3.mp4')."""
-    return re.sub(r"[-_.]+part[-_]?\d+(?=\.[^./]*$|$)", "", clip.name)
+    return _recording(clip.name)
+
+
+def _recording(name: str) -> str:
+    return _PART.sub("", name) if "part" in name else name
 
 
 def split_clips(
@@ -304,7 +341,11 @@ def split_clips(
     if not 0 <= held_out_fraction < 1:
         expected = "a fraction in [0, 1)"
         raise InputError("held_out_fraction", expected=expected, got=str(held_out_fraction), remedy="Try 0.2.")
-    draws = np.array([draw_for(seed, group(c)) for c in clips], np.float64)
+    if group is recording_of:
+        groups = (_recording(name) for name in names_of(clips))
+    else:
+        groups = (group(clip) for clip in clips)
+    draws = np.fromiter((draw_for(seed, name) for name in groups), np.float64, len(clips))
     test, held_out = draws < held_out_fraction / 2, draws < held_out_fraction
     sides = (~held_out, held_out & ~test, test)
     train, val, test_side = (np.flatnonzero(side).astype(np.int64) for side in sides)
@@ -376,7 +417,8 @@ def _check_further(
             expected, got = f"cuts of {len(cache)} clips", str(len(shots))
             raise InputError("cuts", expected=expected, got=got, remedy="Find the cuts of this cache.")
     for cache, gap_s, shares in zip(caches, gaps, moving or (), strict=False):
-        num_pairs = sum(max(0, c.num_frames - clip_gap(gap_s, c)) for c in cache.clips)
+        facts = facts_of(cache.clips)
+        num_pairs = int(np.maximum(0, facts.num_frames - gaps_in_frames(facts, gap_s)).sum())
         if len(shares) != num_pairs:
             expected, got = f"how much {num_pairs} pairs move", str(len(shares))
             raise InputError("moving", expected=expected, got=got, remedy="Measure this cache with this gap.")

@@ -5,7 +5,6 @@ Letters in shapes: n frames of a file, T frames at a constant rate, S side of a 
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,15 +12,15 @@ from typing import Protocol, cast, runtime_checkable
 
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
 
 from cyclemimic.data.cache import source_hash
-from cyclemimic.data.video import clock, refuse_absent, shown_frames, unreadable, upright, video_stream
+from cyclemimic.data.video import Colours, clock, refuse_absent, shown_frames, unreadable, upright, video_stream
 from cyclemimic.embodiment.resize import Fit, resampler_name, resize_square
 from cyclemimic.errors import InputError
 from cyclemimic.store.atomic import sha256_json
+from cyclemimic.store.clips import LazyRows, chosen
 from cyclemimic.store.frame_cache import FrameCache, SkippedClip
-from cyclemimic.store.index import EpisodeIndex, EpisodeRow, build_index
+from cyclemimic.store.index import EpisodeIndex, EpisodeRow, IndexedClips, build_index
 from cyclemimic.types import ClipInfo, Int64, Source, UInt8
 
 OPEN_FILES = 64  # decoders kept open
@@ -193,7 +192,7 @@ class OpenVideo:
         self.index = index
         self._container = av.open(str(index.path))
         self._stream = video_stream(self._container, index.path)
-        self._reformatter = VideoReformatter()
+        self._colours = Colours()
         self._decoded: Iterator[av.VideoFrame] = self._container.decode(self._stream)
         self._at = -1  # the frame that was decoded last
         self._frame: av.VideoFrame | None = None
@@ -205,9 +204,7 @@ class OpenVideo:
         if self._picture is None or self._picture[0] != number:
             self._go_to(number)
             assert self._frame is not None
-            # One converter for all frames: a fresh one each costs as much as the conversion.
-            rgb = self._reformatter.reformat(self._frame, format="rgb24").to_ndarray()
-            self._picture = (number, upright(cast(UInt8, rgb), self._frame)[0])
+            self._picture = (number, upright(self._colours.of(self._frame), self._frame)[0])
         return self._picture[1]
 
     def close(self) -> None:
@@ -237,12 +234,63 @@ class OpenVideo:
         try:
             for frame in self._decoded:
                 if frame.pts is not None:
-                    self._at = int(np.searchsorted(self.index.pts, frame.pts))
+                    next_at, pts = self._at + 1, self.index.pts
+                    # Mostly it is the next one, which is cheaper seen than searched for.
+                    follows = 0 < next_at < len(pts) and pts[next_at] == frame.pts
+                    self._at = next_at if follows else int(np.searchsorted(pts, frame.pts))
                     self._frame = frame
                     return True
         except av.FFmpegError as error:
             raise unreadable(self.index.path, error) from None
         return False
+
+
+class IndexedVideos(LazyRows[VideoIndex]):
+    """What reading the files of some rows of an index needs; looked up when asked for."""
+
+    def __init__(self, source: Filed, index: EpisodeIndex, rows: Int64) -> None:
+        super().__init__(rows)
+        self._source, self._index = source, index
+        self.lengths: Int64 = index.frames[rows]
+
+    def chosen(self, entries: Int64) -> IndexedVideos:
+        """The same with these files [m] only."""
+        return IndexedVideos(self._source, self._index, self._rows[entries])
+
+    def key_places(self, offsets: Int64) -> Int64:
+        """See `VideoFrames.key_places`; the rows of an index ascend."""
+        found: list[Int64] = []
+        for here, table in self._index.columns(["key_frames", "step_pts", "shown"]):
+            first, last = np.searchsorted(self._rows, [here.start, here.stop])
+            mine = table.take(self._rows[first:last] - here.start)
+            keys = mine["key_frames"].combine_chunks()
+            counts, flat = keys.value_lengths().to_numpy(), keys.flatten().to_numpy().astype(np.int64)
+            starts = np.cumsum(counts) - counts
+            for i in np.flatnonzero(mine["step_pts"].to_numpy() == 0).tolist():
+                here_keys = slice(int(starts[i]), int(starts[i] + counts[i]))
+                flat[here_keys] = np.searchsorted(mine["shown"][i].values.to_numpy(), flat[here_keys])
+            found.append(flat + np.repeat(offsets[first:last] + np.arange(first, last), counts))
+        return np.concatenate(found)
+
+    def _made(self, row: int) -> VideoIndex:
+        return video_of(self._source, self._index.row(row))
+
+
+class _Hashes(LazyRows[str]):
+    """A hash for each clip, of the source's content and the clip's name."""
+
+    def __init__(self, content: str, clips: Sequence[ClipInfo], rows: Int64) -> None:
+        super().__init__(rows)
+        self._content, self._clips = content, clips
+
+    def __iter__(self) -> Iterator[str]:
+        return (sha256_json([self._content, c.name]) for c in chosen(self._clips, self._rows))
+
+    def chosen(self, entries: Int64) -> _Hashes:
+        return _Hashes(self._content, self._clips, self._rows[entries])
+
+    def _made(self, row: int) -> str:
+        return sha256_json([self._content, self._clips[row].name])
 
 
 class VideoFrames:
@@ -251,11 +299,14 @@ class VideoFrames:
     dtype = np.dtype(np.uint8)
 
     def __init__(self, indices: Sequence[VideoIndex], size_px: int, fit: Fit = "crop") -> None:
-        self.indices, self.size_px, self.fit = tuple(indices), size_px, fit
-        lengths = np.array([len(i.shown) for i in indices], np.int64)
+        self.indices, self.size_px, self.fit = indices, size_px, fit
+        if isinstance(indices, IndexedVideos):
+            lengths = indices.lengths
+        else:
+            lengths = np.array([len(i.shown) for i in indices], np.int64)
         self.offsets: Int64 = np.cumsum(lengths) - lengths
         self.shape = (int(lengths.sum()), size_px, size_px, 3)
-        self._idle: OrderedDict[int, OpenVideo] = OrderedDict()
+        self._idle: list[tuple[int, OpenVideo]] = []  # those used last come last; several of one clip, maybe
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -269,17 +320,30 @@ class VideoFrames:
         out[:] = pictures[inverse]
         return out
 
+    def key_places(self) -> Int64:
+        """Where the key frames of all clips are among all frames, ascending, one place left free behind each clip.
+
+        A key frame that is never on display is at that free place.
+        """
+        if isinstance(self.indices, IndexedVideos):
+            return self.indices.key_places(self.offsets)
+        free = self.offsets + np.arange(len(self.offsets))
+        return np.concatenate(
+            [first + np.searchsorted(v.shown, v.keys) for first, v in zip(free, self.indices, strict=True)]
+        )
+
     def borrow(self, clip: int) -> OpenVideo:
         """An open decoder of a clip that nobody else uses."""
-        return self._idle.pop(clip, None) or OpenVideo(self.indices[clip])
+        for i in reversed(range(len(self._idle))):
+            if self._idle[i][0] == clip:
+                return self._idle.pop(i)[1]
+        return OpenVideo(self.indices[clip])
 
     def give_back(self, clip: int, video: OpenVideo) -> None:
         """Let others use it; those idle for longest are closed."""
-        if clip in self._idle:
-            self._idle.pop(clip).close()
-        self._idle[clip] = video
+        self._idle.append((clip, video))
         if len(self._idle) > OPEN_FILES:
-            self._idle.popitem(last=False)[1].close()
+            self._idle.pop(0)[1].close()
 
     def square(self, picture: UInt8) -> UInt8:
         """A picture [H, W, 3] as a frame [S, S, 3]."""
@@ -309,35 +373,42 @@ def open_videos(
     """
     if not isinstance(source, Filed):
         raise InputError(source.name, expected="a source that names its clips' files", got="none", remedy=_THE_CACHE)
-    infos: list[ClipInfo] = []
-    indices: list[VideoIndex] = []
-    skipped: list[SkippedClip] = []
-    for row in (episode_row(source, name) for name in source.names()) if index is None else index.rows():
-        if row.frames < min_frames:
-            reason = row.fault or f"{row.frames} frames, fewer than {min_frames}"
-            skipped.append(SkippedClip(name=row.uri, reason=reason))
-            continue
-        info = ClipInfo(
-            name=row.uri,
-            embodiment=row.embodiment,
-            fps=row.fps,
-            num_frames=row.frames,
-            instruction=row.instruction,
-            licence=row.licence,
-        )
-        infos.append(info)
-        indices.append(video_of(source, row))
-    if not infos:
+    if index is None:
+        rows = [episode_row(source, name) for name in source.names()]
+        usable = [row for row in rows if row.frames >= min_frames]
+        clips: Sequence[ClipInfo] = tuple(_clip_of(row) for row in usable)
+        indices: Sequence[VideoIndex] = tuple(video_of(source, row) for row in usable)
+        skipped = tuple(_skipped(row, min_frames) for row in rows if row.frames < min_frames)
+    else:
+        good = index.frames >= min_frames
+        clips, indices = IndexedClips(index, np.flatnonzero(good)), IndexedVideos(source, index, np.flatnonzero(good))
+        skipped = tuple(_skipped(index.row(i), min_frames) for i in np.flatnonzero(~good).tolist())
+    if not len(clips):
         got = "; ".join(f"{s.name}: {s.reason}" for s in skipped[:3]) or "none"
         raise InputError(source.name, expected="a video file that can be sought in", got=got, remedy=_THE_CACHE)
     frames, content = VideoFrames(indices, size_px, fit), source_hash(source)
     return FrameCache(
-        clips=tuple(infos),
+        clips=clips,
         offsets=frames.offsets,
         frames=cast(UInt8, frames),
         size_px=size_px,
         source_hash=content,
         resampler=f"{resampler_name(fit)}; at least {min_frames} frames; decoded when asked for",
-        sha256=tuple(sha256_json([content, info.name]) for info in infos),
-        skipped=tuple(skipped),
+        sha256=_Hashes(content, clips, np.arange(len(clips))),
+        skipped=skipped,
     )
+
+
+def _clip_of(row: EpisodeRow) -> ClipInfo:
+    return ClipInfo(
+        name=row.uri,
+        embodiment=row.embodiment,
+        fps=row.fps,
+        num_frames=row.frames,
+        instruction=row.instruction,
+        licence=row.licence,
+    )
+
+
+def _skipped(row: EpisodeRow, min_frames: int) -> SkippedClip:
+    return SkippedClip(name=row.uri, reason=row.fault or f"{row.frames} frames, fewer than {min_frames}")

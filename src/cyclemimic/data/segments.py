@@ -33,6 +33,7 @@ from cyclemimic.types import Gap, Int64, UInt8
 RUN_PAIRS = 64  # about; runs end at key frames
 RUNS_OPEN = 64  # over all lanes: what a batch is mixed over
 LANES = 8
+LOOKED_AT = 512  # files, to find how far key frames lie apart
 ReadMode = Literal["cache", "segment", "direct"]
 
 
@@ -48,7 +49,8 @@ def read_mode(videos: FrameCache, free_bytes: int, usual_bytes: int = 64 << 30) 
     if cache_bytes <= min(usual_bytes, free_bytes // 2):
         return "cache"
     frames = cast(VideoFrames, videos.frames)
-    spacing = float(np.median([index.key_spacing for index in frames.indices]))
+    some = np.linspace(0, len(videos) - 1, min(len(videos), LOOKED_AT)).astype(np.int64).tolist()
+    spacing = float(np.median([frames.indices[i].key_spacing for i in some]))
     return "direct" if spacing <= 2 else "segment"
 
 
@@ -121,11 +123,12 @@ class SegmentLoader(PairLoader):
             cuts=None if cuts is None else [cuts],
         )
         self._video = cast(VideoFrames, videos.frames)
-        self.run_first, self.run_pairs = self._cut_runs(run_pairs)  # [runs]: number of the first pair, how many
-        body = self._body_of_clip[self._clip[self.run_first]]
+        self.run_first = self._cut_runs(run_pairs)  # [runs]: number of the first pair
+        self._run_edges = np.append(self.run_first, self.num_pairs)
+        body = self._body_of_clip[self.places(self.run_first)[0]]
         self._runs_of_body = [np.flatnonzero(body == b) for b in range(len(self.bodies))]
         # By pairs, not by runs: a body whose runs are short must be drawn more often.
-        lengths = [self.run_pairs[runs].mean() if len(runs) else 1.0 for runs in self._runs_of_body]
+        lengths = [self.run_pairs(runs).mean() if len(runs) else 1.0 for runs in self._runs_of_body]
         share = self.weights / np.array(lengths)
         self._run_weights: NDArray[np.float64] = share / share.sum()
         self.lanes = min(lanes, batch_size)
@@ -160,34 +163,46 @@ class SegmentLoader(PairLoader):
         places = rng.random(count)
         mine = [self._runs_of_body[b] for b in bodies]
         runs = np.array([runs[int(u * len(runs))] for runs, u in zip(mine, places, strict=True)], np.int64)
-        order = rng.permutation(np.repeat(np.arange(count), self.run_pairs[runs]))
+        order = rng.permutation(np.repeat(np.arange(count), self.run_pairs(runs)))
         return _Block(runs=runs, order=order, start=start)
+
+    def run_pairs(self, runs: Int64) -> Int64:
+        """How many pairs these runs have [n]."""
+        found: Int64 = self._run_edges[runs + 1] - self._run_edges[runs]
+        return found
 
     def open_run(self, run: int, done: int) -> _Run:
         """A run that has given `done` pairs already."""
         pair = int(self.run_first[run]) + done
-        clip = int(self._clip[pair])
-        return _Run(self._video, clip, pair, int(self._now[pair]), int(self._gap_of_clip[clip]), 1 + self.triplets)
+        clip, now = (int(n[0]) for n in self.places(np.array([pair])))
+        return _Run(self._video, clip, pair, now, int(self._gap_of_clip[clip]), 1 + self.triplets)
 
-    def _cut_runs(self, run_pairs: int) -> tuple[Int64, Int64]:
-        """Pairs that follow one another in a clip, cut near every `run_pairs`-th, at a key frame if there is one."""
-        breaks = np.flatnonzero((np.diff(self._clip) != 0) | (np.diff(self._now) != 1)) + 1
-        starts = np.concatenate([[0], breaks])
-        stops = np.concatenate([breaks, [len(self._clip)]])
-        first: list[int] = []
-        for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
-            index = self._video.indices[int(self._clip[start])]
-            # Key frames in the clip's frames; beyond this stretch nobody looks.
-            keys = np.searchsorted(index.shown, index.keys) - int(self._now[start]) + start
-            while start < stop:
-                first.append(start)
-                wanted = start + run_pairs
-                near = keys[(keys > start + run_pairs // 2) & (keys <= start + 4 * run_pairs)]
-                start = int(near[np.argmin(np.abs(near - wanted))]) if len(near) else wanted
-                if stop - start < run_pairs // 4:
-                    start = stop  # a short rest joins the run before
-        found = np.array(first, np.int64)
-        return found, np.diff(np.append(found, len(self._clip)))
+    def _cut_runs(self, run_pairs: int) -> Int64:
+        """Pairs that follow one another in a clip, cut near every `run_pairs`-th, at a key frame if there is one.
+
+        The number of each piece's first pair [runs]. All clips are cut at once, one piece of each after another.
+        """
+        keys, clip, frames = self._video.key_places(), self._runs.clip, self._video.offsets
+        at, stop = self._runs.start[:-1], self._runs.start[1:]
+        # What a pair's number lacks to the place of its earlier frame, as key frames are told.
+        lacks = frames[clip] + clip + self._runs.now - at
+        end = np.append(frames, len(self._video))[clip + 1] + clip + 1
+        first: list[Int64] = []
+        while len(at):
+            first.append(at)
+            wanted = at + run_pairs + lacks
+            # The key frames on both sides of where a piece should end; beyond this stretch nobody looks.
+            nth = np.searchsorted(keys, np.minimum(wanted, end))
+            lower, upper = keys[np.maximum(nth - 1, 0)], keys[np.minimum(nth, len(keys) - 1)]
+            has_lower = (nth > 0) & (lower > at + run_pairs // 2 + lacks)
+            has_upper = (nth < len(keys)) & (upper < end) & (upper <= at + 4 * run_pairs + lacks)
+            down = has_lower & (~has_upper | (wanted - lower <= upper - wanted))
+            at = np.where(down, lower, np.where(has_upper, upper, wanted)) - lacks
+            goes_on = stop - at >= max(1, run_pairs // 4)  # a short rest joins the piece before
+            at, stop, lacks, end = (a[goes_on] for a in (at, stop, lacks, end))
+        found = np.concatenate(first)
+        found.sort()
+        return found
 
 
 class _Lane:

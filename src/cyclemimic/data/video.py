@@ -9,10 +9,11 @@ import struct
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import IO
+from typing import IO, ClassVar
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -111,8 +112,9 @@ def read_video(path: Path | str, *, fps: float | None = None, file: IO[bytes] | 
         with av.open(file or str(path)) as container:
             stream = video_stream(container, path)
             declared, rate = int(stream.frames), stream.average_rate
+            colours = Colours()
             for frame in container.decode(stream):
-                picture, turned = upright(frame.to_ndarray(format="rgb24"), frame)
+                picture, turned = upright(colours.of(frame), frame)
                 if picture.nbytes * (len(frames) + 1) > MAX_CLIP_BYTES:
                     raise _too_long(path, len(frames), picture)
                 frames.append(picture)
@@ -188,6 +190,7 @@ def read_moments(path: Path | str, times_s: NDArray[np.float64], *, tolerance_s:
             stream = video_stream(container, path)
             if times_s[0] > tolerance_s and stream.time_base:
                 container.seek(int((times_s[0] - tolerance_s) / stream.time_base), stream=stream)
+            colours = Colours()
             for frame in container.decode(stream):
                 if frame.time is None:
                     continue
@@ -197,7 +200,7 @@ def read_moments(path: Path | str, times_s: NDArray[np.float64], *, tolerance_s:
                 off_s = abs(times_s[nearest] - frame.time)
                 if off_s > tolerance_s or (nearest in frames and frames[nearest][0] <= off_s):
                     continue
-                picture, _ = upright(frame.to_ndarray(format="rgb24"), frame)
+                picture, _ = upright(colours.of(frame), frame)
                 if picture.nbytes * len(times_s) > MAX_CLIP_BYTES:
                     raise _too_long(path, len(times_s) - 1, picture)
                 frames[nearest] = (off_s, picture)
@@ -238,6 +241,23 @@ def write_video(path: Path | str, frames: UInt8, fps: float) -> None:
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     write_atomically(path, buffer.getvalue())
+
+
+class Colours:
+    """Makes frames of one video RGB: one converter for all of them, as a fresh one each costs as much as its work."""
+
+    # Where PyAV lets us choose. By itself it wakes a thread per core for every frame, which costs half as much again.
+    _one_thread: ClassVar[dict[str, int]] = (
+        {"threads": 1} if "threads" in (VideoReformatter.reformat.__doc__ or "") else {}
+    )
+
+    def __init__(self) -> None:
+        self._reformatter = VideoReformatter()
+
+    def of(self, frame: av.VideoFrame) -> UInt8:
+        """The picture [H, W, 3] as it is stored."""
+        rgb: UInt8 = self._reformatter.reformat(frame, format="rgb24", **self._one_thread).to_ndarray()
+        return rgb
 
 
 def clock(times: list[float] | list[float | None], declared_hz: float | None) -> tuple[NDArray[np.float64], float]:

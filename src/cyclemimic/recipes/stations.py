@@ -39,6 +39,7 @@ from cyclemimic.recipes.footage import (
 )
 from cyclemimic.recipes.objectives import univla_stages, with_backbone
 from cyclemimic.store.atomic import read_json, sha256_file, write_json
+from cyclemimic.store.clips import facts_of
 from cyclemimic.store.feature_cache import FeatureCache
 from cyclemimic.store.label_store import LabelStore, missing_shards
 from cyclemimic.tokenizer.tokenizer import CONFIG as TOKENIZER
@@ -147,9 +148,8 @@ def run_tokenizer(
     if features != "compute":
         require_kept_frames(cache)
     wanted = chosen("bodies", bodies, cache.embodiments)
-    keep = np.array(
-        [i for i in split_clips(cache.clips, HELD_OUT, SPLIT_SEED).train if cache.clips[i].embodiment in wanted]
-    )
+    facts, train = facts_of(cache.clips), split_clips(cache.clips, HELD_OUT, SPLIT_SEED).train
+    keep = train[np.isin(np.array(facts.bodies)[facts.body[train]], wanted)]
     gap_s = settled_gap(cache.subset(keep), config.gap_s)
     config = replace(config, gap_s=gap_s)
     extras = loader_extras(source, cache, config, gap_s, cache_root)

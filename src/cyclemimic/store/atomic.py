@@ -6,8 +6,11 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
+import stat
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,11 +18,34 @@ from typing import Any
 from cyclemimic.errors import InputError
 
 _CHUNK_BYTES = 1 << 20
+LEFT_OVER_S = 3600.0  # a temporary file that nobody wrote to for so long was left by a process that was killed
+_TEMPORARY = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.tmp")
+_swept_at_s: dict[Path, float] = {}
 
 
 def temporary_name(path: Path) -> Path:
     """A hidden, unused name in the folder of `path`: only within one file system is a rename atomic."""
     return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files that killed writers left in a folder; looks once per `LEFT_OVER_S`. Engineering.
+
+    Folders stay: what `replace_folder` moved away may be the only copy.
+    """
+    now_s = time.time()
+    key = folder.absolute()
+    if now_s - _swept_at_s.get(key, 0.0) < LEFT_OVER_S:
+        return
+    _swept_at_s[key] = now_s
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if not _TEMPORARY.fullmatch(entry.name):
+                continue
+            with contextlib.suppress(OSError):  # another process may sweep too
+                facts = entry.stat(follow_symlinks=False)
+                if stat.S_ISREG(facts.st_mode) and now_s - facts.st_mtime > LEFT_OVER_S:
+                    Path(entry.path).unlink()
 
 
 def sync_folder(folder: Path) -> None:
@@ -33,7 +59,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_atomically(path: Path | str, content: bytes | Callable[[Path], None]) -> None:
-    """Write a file under a temporary name, fsync it, and rename it to `path`. Engineering.
+    """Write a file under a temporary name, fsync it, and rename it to `path`; old litter is swept. Engineering.
 
     Args:
         path: the final name; its folder is made if need be.
@@ -41,6 +67,7 @@ def write_atomically(path: Path | str, content: bytes | Callable[[Path], None]) 
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    sweep(path.parent)
     temporary = temporary_name(path)
     try:
         if callable(content):

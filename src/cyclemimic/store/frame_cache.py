@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +22,7 @@ import numpy as np
 
 from cyclemimic.errors import InputError
 from cyclemimic.store.atomic import read_json, sync_folder, write_json
+from cyclemimic.store.clips import chosen, facts_of
 from cyclemimic.types import ClipInfo, Int64, UInt8
 
 FORMAT = "cyclemimic-frame-cache-1"
@@ -83,13 +84,13 @@ def _clip_from_json(row: Mapping[str, Any]) -> CachedClip:
 class FrameCache:
     """A finished cache, opened for reading. `frames` is a read-only memory map [N, size, size, 3]."""
 
-    clips: tuple[ClipInfo, ...]
+    clips: Sequence[ClipInfo]
     offsets: Int64  # [clips]: row of each clip's first frame
     frames: UInt8  # [N, size, size, 3]
     size_px: int
     source_hash: str
     resampler: str
-    sha256: tuple[str, ...]  # of each clip's pixels
+    sha256: Sequence[str]  # of each clip's pixels
     skipped: tuple[SkippedClip, ...]
 
     @classmethod
@@ -137,7 +138,7 @@ class FrameCache:
     @property
     def embodiments(self) -> tuple[str, ...]:
         """The bodies seen, sorted, each once."""
-        return tuple(sorted({c.embodiment for c in self.clips}))
+        return facts_of(self.clips).embodiments
 
     @property
     def recipe(self) -> CacheRecipe:
@@ -151,12 +152,9 @@ class FrameCache:
 
     def subset(self, clips: Int64) -> FrameCache:
         """The same cache with only the clips of these indices [n]; nothing is copied."""
-        kept = [int(i) for i in clips]
+        kept = np.asarray(clips, np.int64)
         return replace(
-            self,
-            clips=tuple(self.clips[i] for i in kept),
-            offsets=self.offsets[kept],
-            sha256=tuple(self.sha256[i] for i in kept),
+            self, clips=chosen(self.clips, kept), offsets=self.offsets[kept], sha256=chosen(self.sha256, kept)
         )
 
     def verify(self, where: Path | str = FRAMES) -> None:

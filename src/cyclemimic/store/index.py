@@ -10,9 +10,11 @@ are looked at again. Any Parquet reader can use the file without this package.
 from __future__ import annotations
 
 import shutil
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,10 +26,12 @@ from numpy.typing import NDArray
 
 from cyclemimic.errors import InputError
 from cyclemimic.store.atomic import alone_in, sha256_json, write_atomically
-from cyclemimic.types import Float64, Int64
+from cyclemimic.store.clips import ClipFacts, ClipTable
+from cyclemimic.types import ClipInfo, Float64, Int64
 
 FORMAT = "cyclemimic-index-1"
-PART_ROWS, GROUP_ROWS = 512, 16384
+PART_ROWS, GROUP_ROWS = 512, 2048
+KEPT_GROUPS = 32  # of those read last
 _KEY = b"cyclemimic"
 SCHEMA = pa.schema(
     [
@@ -74,6 +78,39 @@ class EpisodeRow:
     fault: str | None = None
 
 
+class _Groups:
+    """The row groups of an index, the file opened once; those read last are kept. Threads take turns."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self._file = _file(path)
+        metadata = self._file.metadata
+        lengths = [metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)]
+        self.edges: Int64 = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+        self._kept: OrderedDict[int, Any] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self.edges) - 1
+
+    def read(self, group: int, columns: list[str] | None) -> Any:
+        """Some columns of one group, or all."""
+        with self._lock:
+            return _read(self._file, group, columns, self.path)
+
+    def row(self, i: int) -> EpisodeRow:
+        """One row."""
+        group = int(np.searchsorted(self.edges, i, side="right")) - 1
+        with self._lock:
+            table = self._kept.pop(group, None)
+            if table is None:
+                table = _read(self._file, group, None, self.path)
+            self._kept[group] = table
+            if len(self._kept) > KEPT_GROUPS:
+                self._kept.popitem(last=False)
+        return EpisodeRow(**table.slice(i - int(self.edges[group]), 1).to_pylist()[0])
+
+
 @dataclass(frozen=True, kw_only=True)
 class EpisodeIndex:
     """An index opened for reading: the narrow columns lie in memory, everything else is read when asked for."""
@@ -83,46 +120,95 @@ class EpisodeIndex:
     fps: Float64  # [n]
     body: NDArray[np.int32]  # [n], into `bodies`
     bodies: tuple[str, ...]
+    groups: _Groups = field(repr=False, compare=False)
 
     @classmethod
     def open(cls, path: Path | str) -> EpisodeIndex:
         """Open an index. InputError where there is none, or it is damaged."""
         path = Path(path)
-        with _file(path) as file:
-            frames, fps, body = [], [], []
-            bodies: dict[str, int] = {}
-            for group in range(file.num_row_groups):
-                table = _read(file, group, ["frames", "fps", "embodiment"], path)
-                frames.append(table["frames"].to_numpy())
-                fps.append(table["fps"].to_numpy())
-                for chunk in table["embodiment"].chunks:
-                    known = [bodies.setdefault(name, len(bodies)) for name in chunk.dictionary.to_pylist()]
-                    body.append(np.array(known, np.int32)[chunk.indices.to_numpy()])
-        return cls(
-            path=path,
-            frames=np.concatenate(frames) if frames else np.empty(0, np.int64),
-            fps=np.concatenate(fps) if fps else np.empty(0),
-            body=np.concatenate(body) if body else np.empty(0, np.int32),
-            bodies=tuple(bodies),
-        )
+        groups = _Groups(path)
+        count = int(groups.edges[-1])
+        frames, fps, body = np.empty(count, np.int64), np.empty(count), np.empty(count, np.int32)
+        bodies: dict[str, int] = {}
+        for group in range(len(groups)):
+            table = groups.read(group, ["frames", "fps", "embodiment"])
+            here = slice(int(groups.edges[group]), int(groups.edges[group + 1]))
+            frames[here], fps[here] = table["frames"].to_numpy(), table["fps"].to_numpy()
+            chunks = table["embodiment"].chunks
+            known = ([bodies.setdefault(b, len(bodies)) for b in c.dictionary.to_pylist()] for c in chunks)
+            parts = [np.array(k, np.int32)[c.indices.to_numpy()] for k, c in zip(known, chunks, strict=True)]
+            body[here] = np.concatenate(parts)
+        return cls(path=path, frames=frames, fps=fps, body=body, bodies=tuple(bodies), groups=groups)
 
     def __len__(self) -> int:
         """Number of episodes, those of no use included."""
         return len(self.frames)
 
     def row(self, i: int) -> EpisodeRow:
-        """Everything about one episode; one row group is read."""
-        with _file(self.path) as file:
-            table = _read(file, i // GROUP_ROWS, None, self.path).slice(i % GROUP_ROWS, 1)
-        return EpisodeRow(**table.to_pylist()[0])
+        """Everything about one episode; its row group is read, unless it was of late."""
+        return self.groups.row(i)
 
     def rows(self) -> Iterator[EpisodeRow]:
         """Every episode in order, one row group in memory at a time."""
-        with _file(self.path) as file:
-            for group in range(file.num_row_groups):
-                for batch in _read(file, group, None, self.path).to_batches(max_chunksize=PART_ROWS):
-                    for row in batch.to_pylist():
-                        yield EpisodeRow(**row)
+        for group in range(len(self.groups)):
+            for batch in self.groups.read(group, None).to_batches(max_chunksize=PART_ROWS):
+                for row in batch.to_pylist():
+                    yield EpisodeRow(**row)
+
+    def columns(self, names: Sequence[str]) -> Iterator[tuple[slice, Any]]:
+        """Some columns, row group by row group: which rows, and their Arrow table."""
+        for group in range(len(self.groups)):
+            here = slice(int(self.groups.edges[group]), int(self.groups.edges[group + 1]))
+            yield here, self.groups.read(group, list(names))
+
+
+class IndexedClips(ClipTable):
+    """The clips of some rows of an index."""
+
+    def __init__(self, index: EpisodeIndex, rows: Int64) -> None:
+        super().__init__(rows)
+        self._index = index
+        every = ClipFacts(num_frames=index.frames, fps=index.fps, body=index.body, bodies=index.bodies)
+        self.facts = every if len(rows) == len(index) else every.chosen(rows)
+
+    def chosen(self, entries: Int64) -> IndexedClips:
+        """The same with these clips [m] only."""
+        return IndexedClips(self._index, self._rows[entries])
+
+    def __iter__(self) -> Iterator[ClipInfo]:
+        """All clips; where their rows ascend, one row group is in memory at a time."""
+        for row, name, instruction, licence in self._words(("uri", "instruction", "licence")):
+            yield self._clip(row, name, instruction, licence)
+
+    def names(self) -> Iterator[str]:
+        """Their names in order."""
+        return (name for _, name in self._words(("uri",)))
+
+    def _words(self, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+        """Row, and what it says, of every clip."""
+        if not (np.diff(self._rows) > 0).all():
+            yield from ((row, *(getattr(self._index.row(row), c) for c in columns)) for row in self._rows.tolist())
+            return
+        for here, table in self._index.columns(columns):
+            first, last = np.searchsorted(self._rows, [here.start, here.stop])
+            rows = self._rows[first:last]
+            mine = table.take(rows - here.start)
+            yield from zip(rows.tolist(), *(mine[c].to_pylist() for c in columns), strict=True)
+
+    def _made(self, row: int) -> ClipInfo:
+        said = self._index.row(row)
+        return self._clip(row, said.uri, said.instruction, said.licence)
+
+    def _clip(self, row: int, name: str, instruction: str | None, licence: str | None) -> ClipInfo:
+        index = self._index
+        return ClipInfo(
+            name=name,
+            embodiment=index.bodies[index.body[row]],
+            fps=float(index.fps[row]),
+            num_frames=int(index.frames[row]),
+            instruction=instruction,
+            licence=licence,
+        )
 
 
 def build_index(

@@ -16,6 +16,7 @@ from cyclemimic.data.loader import PairArrays, PairLoader
 from cyclemimic.errors import InputError
 from cyclemimic.nn.batches import Scene, patches, pixels
 from cyclemimic.nn.collectives import num_processes, process_number
+from cyclemimic.store.clips import facts_of
 from cyclemimic.store.feature_cache import FeatureCache
 from cyclemimic.store.feature_rows import FeatureRows
 from cyclemimic.store.frame_cache import FrameCache
@@ -119,7 +120,7 @@ class ScenesOnce:
     def __init__(self, tokenizer: LatentActionTokenizer, loader: PairLoader, device: torch.device | str) -> None:
         self._tokenizer, self._device = tokenizer, device
         self._gaps = loader.gap_frames
-        frames = np.array([c.num_frames for c in loader.clips], np.int64)
+        frames = facts_of(loader.clips).num_frames
         self._before = np.cumsum(frames) - frames  # frames of all clips are numbered through
         self._held: Scene | None = None
         self._numbers = np.zeros(0, np.int64)  # of the frames held, in their order

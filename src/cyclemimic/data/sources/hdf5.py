@@ -1,41 +1,29 @@
 """Demonstrations in HDF5 as LIBERO and robomimic write them: one file per task, `data/demo_N` per episode. Engineering.
 
-Letters in shapes: T frames, H W picture, A action axes, P proprioception axes.
+Files are opened by a child process (`hdf5_demos`), because HDF5's C library crashes or hangs over some damaged ones.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from cyclemimic.data.layouts import Columns, Gripper, Layout, axis_angle, position
+from cyclemimic.data.apart import Answer, reader
 from cyclemimic.data.oxe import OSC_POSE
 from cyclemimic.data.sources.places import Options, Place, one_of, path_and_options
 from cyclemimic.data.video import MAX_CLIP_BYTES, natural_key
 from cyclemimic.errors import InputError, did_you_mean
 from cyclemimic.store.atomic import sha256_json
-from cyclemimic.types import ClipInfo, Episode, Float32, UInt8
+from cyclemimic.types import ClipInfo, Episode
 
 EXTENSIONS = (".hdf5", ".h5")
-CONTROL_RATE_HZ = 20.0  # of both benchmarks, where a file does not say
-CAMERAS = {
-    "agentview_rgb": "front",
-    "agentview_image": "front",
-    "eye_in_hand_rgb": "wrist",
-    "robot0_eye_in_hand_image": "wrist",
-}
-_FINGER_M = 0.04  # of the Panda's hand, from the middle
-_STILL = 1e-4  # an action whose six numbers are shorter is none
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, OverflowError, MemoryError)
+CHILD = "cyclemimic.data.sources.hdf5_demos"
+MEMORY_BYTES = 2 * MAX_CLIP_BYTES + (1 << 30)  # pictures as they lie in the file and turned upright, and the child
+PATIENCE_S, SLOWEST_BYTES_S = 30.0, 4e6  # how long one reading may take: some seconds, and the file at this rate
+_UNKNOWN_HZ = 20.0  # of a file that cannot be read
 _DAMAGED = "The file is cut short or damaged; download it again."
 
 
@@ -49,17 +37,6 @@ class _Demo:
     fault: InputError | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Facts:
-    """What the attributes of a file say of all its demonstrations; `refusal` says why actions mean nothing to us."""
-
-    rate_hz: float
-    embodiment: str
-    instruction: str | None
-    opengl: bool
-    refusal: str | None
-
-
 class Hdf5Source:
     """The demonstrations of all HDF5 files in a folder and below, or of one file.
 
@@ -71,9 +48,10 @@ class Hdf5Source:
             `rotate` (by half a turn, which also swaps left and right, as LIBERO-RLDS has it) or `keep`;
             `noops=drop`, which leaves out steps in which the arm is told to stay and the gripper is told nothing new;
             `cameras=all`, which reads the cameras beside the main one too.
+        patience_s: how long reading something of a file may take, beside the time that its bytes take at a slow rate.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, *, patience_s: float = PATIENCE_S) -> None:
         known: Options = {
             "upright": one_of("auto", "flip", "rotate", "keep"),
             "noops": one_of("keep", "drop"),
@@ -81,7 +59,7 @@ class Hdf5Source:
         }
         text, self._options = path_and_options(path, known)
         self.path = Path(text)
-        self.name = f"hdf5:{path}"
+        self.name, self.patience_s = f"hdf5:{path}", patience_s
         alone = self.path.is_file()
         self._root = self.path.parent if alone else self.path
         self._place = Place(self._root)
@@ -104,6 +82,7 @@ class Hdf5Source:
 
         Raises:
             InputError: there is no such demonstration, or its file or a field of it cannot be read; names it.
+            LostReaderError: HDF5 crashed over it, or hung; an InputError too.
         """
         demo = self._demos.get(clip.name)
         if demo is None:
@@ -111,32 +90,19 @@ class Hdf5Source:
             raise InputError(self.name, expected="a demonstration of these files", got=repr(clip.name), remedy=hint)
         if demo.fault is not None:
             raise demo.fault
-        where = f"{self._place.where(demo.file)}, data/{demo.group}"
-        with self._opened(demo.file) as file:
-            facts = self._facts(file, demo.file)
-            group = _member(_member(file, "data", where), str(demo.group), where)
-            observed = _member(group, "obs", where)
-            keep = self._kept(group, where)
-            main, *others = _cameras(observed, where)
-            frames = self._pictures(observed, main, keep, facts, where)
-            wanted = others if self._options.get("cameras") == "all" else []
-            extra = {_name_of(key): self._pictures(observed, key, keep, facts, where) for key in wanted}
-            actions = None
-            if facts.refusal is None:
-                told = _array(group, "actions", where)
-                actions = OSC_POSE.numbers({"action": _rows(told, where, "actions", 7)}, where)
-                _same_length(actions, len(keep), f"{where}, field actions")
-            state = _state(observed, where)
-        if state is not None:
-            _same_length(state, len(keep), f"{where}, fields obs")
+        answer = self._asked(demo.file, demo.group)
+        cameras, others = answer.facts["cameras"], answer.facts["others"]
+        main, *extra = answer.arrays[: len(cameras)]
+        numbers = dict(zip(others, answer.arrays[len(cameras) :], strict=True))
+        actions = numbers.get("actions")
         return Episode(
             info=demo.info,
-            frames=frames,
-            actions=None if actions is None else actions[keep][:-1],  # the last one leads to no frame
-            proprioception=None if state is None else state[keep],
-            action_space=None if actions is None else OSC_POSE.space(demo.info.embodiment, facts.rate_hz),
-            camera=_name_of(main),
-            extra_frames=extra,
+            frames=main,
+            actions=actions,
+            proprioception=numbers.get("proprioception"),
+            action_space=None if actions is None else OSC_POSE.space(demo.info.embodiment, demo.info.fps),
+            camera=cameras[0],
+            extra_frames=dict(zip(cameras[1:], extra, strict=True)),
         )
 
     def remarks_of(self, clip: ClipInfo) -> tuple[str, ...]:
@@ -155,225 +121,43 @@ class Hdf5Source:
             try:
                 demos = self._demos_of(file)
             except InputError as error:
-                info = ClipInfo(name=file, embodiment="unknown", fps=CONTROL_RATE_HZ, num_frames=0)
+                info = ClipInfo(name=file, embodiment="unknown", fps=_UNKNOWN_HZ, num_frames=0)
                 demos = [_Demo(file=file, group=None, info=info, fault=error)]
             found |= {demo.info.name: demo for demo in demos}
         return found
 
-    def _demos_of(self, name: str) -> list[_Demo]:
-        with self._opened(name) as file:
-            facts, where = self._facts(file, name), self._place.where(name)
-            data = _member(file, "data", where)
-            groups = sorted((str(key) for key in data), key=natural_key)
-            demos = [self._look(data, name, group, facts) for group in groups]
-        if not demos:
+    def _demos_of(self, file: str) -> list[_Demo]:
+        told = self._asked(file, None).facts
+        found = sorted(told["demos"], key=lambda demo: natural_key(demo["group"]))
+        if not found:
+            where = self._place.where(file)
             raise InputError(where, expected="demonstrations data/demo_N", got="none", remedy=_DAMAGED)
-        if facts.refusal is not None:
-            remark = f"actions of {name} are left out: {facts.refusal}"
-            self._remarks[demos[0].info.name] = (*self._remarks.get(demos[0].info.name, ()), remark)
+        demos = [self._demo(file, demo, told["about"]) for demo in found]
+        if told["refusal"] is not None:
+            remark, first = f"actions of {file} are left out: {told['refusal']}", demos[0].info.name
+            self._remarks[first] = (*self._remarks.get(first, ()), remark)
         return demos
 
-    def _look(self, data: Any, file: str, group: str, facts: _Facts) -> _Demo:
-        where = f"{self._place.where(file)}, data/{group}"
-        num_frames, fault = 0, None
-        try:
-            demo = _member(data, group, where)
-            observed = _member(demo, "obs", where)
-            num_steps = len(_dataset(observed, _cameras(observed, where)[0], where))
-            num_frames = len(self._kept(demo, where))
-            if num_frames < 2:
-                remedy = "One step shows no motion; go on without this one."
-                raise InputError(where, expected="at least 2 steps", got=str(num_frames), remedy=remedy)
-        except InputError as error:
-            num_frames, fault = 0, error
-        info = ClipInfo(
-            name=f"{file}/{group}",
-            embodiment=facts.embodiment,
-            fps=facts.rate_hz,
-            num_frames=num_frames,
-            instruction=facts.instruction,
-        )
-        if fault is None and num_frames < num_steps:
-            self._remarks[info.name] = (f"{num_steps - num_frames} of {num_steps} steps say nothing and were dropped",)
-        return _Demo(file=file, group=group, info=info, fault=fault)
+    def _demo(self, file: str, found: Mapping[str, Any], about: Mapping[str, Any]) -> _Demo:
+        info = ClipInfo(name=f"{file}/{found['group']}", num_frames=int(found["frames"]), **about)
+        fault = None
+        if found["fault"] is not None:
+            place, expected, got, remedy = found["fault"]
+            fault = InputError(place, expected=expected, got=got, remedy=remedy)
+        elif found["frames"] < found["steps"]:
+            dropped = f"{found['steps'] - found['frames']} of {found['steps']} steps say nothing and were dropped"
+            self._remarks[info.name] = (dropped,)
+        return _Demo(file=file, group=found["group"], info=info, fault=fault)
 
-    def _kept(self, group: Any, where: str) -> NDArray[np.int64]:
-        """Steps that stay: all, or those whose action does something."""
-        if self._options.get("noops") != "drop":
-            observed = _member(group, "obs", where)
-            return np.arange(len(_dataset(observed, _cameras(observed, where)[0], where)))
-        told = _rows(_array(group, "actions", where), where, "actions", None)
-        grip = told[:, -1]
-        new = np.concatenate([[True], grip[1:] != grip[:-1]])
-        new[0] = False  # nothing came before that it could differ from
-        return np.flatnonzero((np.linalg.norm(told[:, :-1], axis=1) >= _STILL) | new)
-
-    def _pictures(self, observed: Any, key: str, keep: NDArray[np.int64], facts: _Facts, where: str) -> UInt8:
-        frames = _array(observed, key, where)
-        place = f"{where}, field obs/{key}"
-        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
-            expected, got = "uint8 pictures [T, H, W, 3]", f"{frames.dtype} {frames.shape}"
-            raise InputError(place, expected=expected, got=got, remedy="Render the pictures again.")
-        if len(keep) and keep[-1] >= len(frames):
-            expected, got = f"{keep[-1] + 1} pictures, as there are actions", str(len(frames))
-            raise InputError(place, expected=expected, got=got, remedy=_DAMAGED)
-        how = self._options.get("upright", "auto")
-        if how == "auto":
-            how = "flip" if facts.opengl or key.endswith("_rgb") else "keep"
-        turned = {"flip": frames[:, ::-1], "rotate": frames[:, ::-1, ::-1], "keep": frames}[how]
-        return np.ascontiguousarray(turned[keep])
-
-    def _facts(self, file: Any, name: str) -> _Facts:
-        """Rate, robot, sentence and controller; each is optional, and guessed where it is missing."""
-        data = _member(file, "data", self._place.where(name))
-        env = _json(data, "env_args").get("env_kwargs", {})
-        env = env if isinstance(env, dict) else {}
-        rate, robots = env.get("control_freq"), env.get("robots")
-        robot = robots[0] if isinstance(robots, list) and robots else robots
-        said = _json(data, "problem_info").get("language_instruction")
-        said = said[0] if isinstance(said, list) and said else said
-        stem = Path(name).stem
-        if not isinstance(said, str) and stem.endswith("_demo"):
-            said = re.sub(r"^[A-Z_0-9]+SCENE\d+_", "", stem.removesuffix("_demo")).replace("_", " ")
-        number = isinstance(rate, int | float) and 0 < rate < 1e4
-        return _Facts(
-            rate_hz=float(rate) if number and rate is not None else CONTROL_RATE_HZ,
-            embodiment=robot.lower() if isinstance(robot, str) and robot else "panda",
-            instruction=said.strip().strip('"') or None if isinstance(said, str) else None,
-            opengl=data.attrs.get("macros_image_convention") == "opengl",
-            refusal=_refusal(env),
-        )
-
-    @contextmanager
-    def _opened(self, name: str) -> Iterator[Any]:
-        """The file; whatever h5py raises within says which file it was."""
-        try:
-            import h5py
-        except ImportError:
-            remedy = "Run: pip install 'cyclemimic[train]'."
-            raise InputError(self.name, expected="h5py", got="no such package", remedy=remedy) from None
-        where = self._place.where(name)
-        try:
-            with h5py.File(self._root / name, "r") as file:
-                yield file
-        except InputError:
-            raise
-        except _UNREADABLE as error:
-            got = f"{type(error).__name__}: {str(error)[:200]}"
-            raise InputError(where, expected="a readable HDF5 file", got=got, remedy=_DAMAGED) from None
-
-
-def _refusal(env: Mapping[str, Any]) -> str | None:
-    """Why actions cannot be given units: another controller than the one of both benchmarks."""
-    controller = env.get("controller_configs")
-    if not isinstance(controller, dict):
-        return None
-    kind, delta = controller.get("type", "OSC_POSE"), controller.get("control_delta", True)
-    if kind != "OSC_POSE" or not delta:
-        return f"the controller is {kind}{'' if delta else ' with absolute targets'}, not OSC_POSE with changes"
-    reach = controller.get("output_max", [0.05] * 3 + [0.5] * 3)
-    if reach != [0.05] * 3 + [0.5] * 3:
-        return f"the controller reaches {reach} per step, not 0.05 m and 0.5 rad"
-    return None
-
-
-def _json(data: Any, name: str) -> dict[str, Any]:
-    try:
-        value = json.loads(data.attrs[name])
-    except (KeyError, ValueError, TypeError, RecursionError, OSError):
-        return {}  # optional; what it would have said is guessed
-    return value if isinstance(value, dict) else {}
-
-
-def _member(group: Any, name: str, where: str) -> Any:
-    """A group in a group. A link into another file is not followed: it would read what the user did not name."""
-    import h5py
-
-    known = group.get(name, getlink=True) if name in group else None
-    if isinstance(known, h5py.ExternalLink) or not isinstance(group.get(name), h5py.Group):
-        got = "a link into another file" if isinstance(known, h5py.ExternalLink) else "none"
-        hint = f"Here: {', '.join(list(group)[:8])}. Is this a file of LIBERO or robomimic?"
-        raise InputError(f"{where}, group {name}", expected="this group", got=got, remedy=hint)
-    return group[name]
-
-
-def _dataset(group: Any, name: str, where: str) -> Any:
-    """An array, not yet read; one of other things than numbers, or too large for memory, is refused."""
-    import h5py
-
-    place = f"{where}, field {name}"
-    found = None if isinstance(group.get(name, getlink=True), h5py.ExternalLink) else group.get(name)
-    if not isinstance(found, h5py.Dataset) or found.ndim < 1 or found.is_virtual or found.external:
-        hint = f"Fields here: {', '.join(list(group)[:12])}."
-        raise InputError(place, expected="an array that lies in this file", got="none", remedy=hint)
-    if found.nbytes > MAX_CLIP_BYTES or found.dtype.kind not in "uif":
-        expected = f"numbers of at most {MAX_CLIP_BYTES >> 30} GiB"
-        raise InputError(place, expected=expected, got=f"{found.dtype} {found.shape}", remedy=_DAMAGED)
-    return found
-
-
-def _array(group: Any, name: str, where: str) -> NDArray[Any]:
-    array: NDArray[Any] = _dataset(group, name, where)[()]
-    return array
-
-
-def _rows(array: NDArray[Any], where: str, name: str, width: int | None) -> NDArray[Any]:
-    if array.ndim != 2 or array.shape[1] < 1 or (width is not None and array.shape[1] != width):
-        expected = f"one row of {width or 'some'} numbers per step"
-        remedy = "Only one arm's pose and gripper is known; see cyclemimic.data.oxe.OSC_POSE."
-        raise InputError(f"{where}, field {name}", expected=expected, got=str(array.shape), remedy=remedy)
-    return array
-
-
-def _cameras(observed: Any, where: str) -> list[str]:
-    """Features of pictures, the main camera's first."""
-    found = [str(k) for k in observed if str(k).endswith(("_rgb", "_image"))]
-    if not found:
-        remedy = "These demonstrations have no pictures; render them with robomimic's dataset_states_to_obs.py."
-        got = f"{', '.join(list(observed)[:8]) or 'none'}"
-        raise InputError(f"{where}, group obs", expected="arrays *_rgb or *_image", got=got, remedy=remedy)
-    order = list(CAMERAS)
-    return sorted(found, key=lambda k: (order.index(k) if k in order else len(order), k))
-
-
-def _name_of(key: str) -> str:
-    return CAMERAS.get(key, key.rpartition("_")[0])
-
-
-def _state(observed: Any, where: str) -> Float32 | None:
-    """Proprioception [T, 7]: place, rotation as axis times angle, and how far the gripper is open."""
-    names = ("ee_pos", "ee_ori", "gripper_states")
-    if any(name not in observed for name in names):
-        names = ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")
-    if any(name not in observed for name in names):
-        return None
-    place, turn, fingers = names
-    arrays = {name: _rows(_array(observed, name, where), where, f"obs/{name}", None) for name in names}
-    if "quat" in turn:
-        arrays[turn] = _axis_angles(_rows(arrays[turn], where, f"obs/{turn}", 4))
-    layout = Layout(
-        parts=(
-            Columns(feature=place, axes=position(2.0, "absolute")),
-            Columns(feature=turn, axes=axis_angle(3.2, "absolute")),
-            Gripper(feature=fingers, closed=0.0, opened=_FINGER_M),
-        )
-    )
-    if len({len(a) for a in arrays.values()}) > 1:
-        got = str({name: len(a) for name, a in arrays.items()})
-        raise InputError(f"{where}, group obs", expected="as many rows in each field", got=got, remedy=_DAMAGED)
-    return layout.numbers(arrays, where)
-
-
-def _axis_angles(quaternions: NDArray[Any]) -> NDArray[np.float64]:
-    """Quaternions x, y, z, w [T, 4] as axis times angle [T, 3], the short way round."""
-    turned = quaternions * np.where(quaternions[:, 3:] < 0, -1.0, 1.0)
-    with np.errstate(over="ignore", invalid="ignore"):  # what is too large becomes infinite, and is refused
-        sine = np.linalg.norm(turned[:, :3], axis=1, keepdims=True)
-        angle = 2 * np.arctan2(sine, turned[:, 3:])
-        vectors: NDArray[np.float64] = turned[:, :3] * np.where(sine > 1e-12, angle / np.maximum(sine, 1e-12), 2.0)
-    return vectors
-
-
-def _same_length(array: NDArray[Any], at_least: int, where: str) -> None:
-    if len(array) < at_least:
-        raise InputError(where, expected=f"{at_least} rows, one for each picture", got=str(len(array)), remedy=_DAMAGED)
+    def _asked(self, file: str, demo: str | None) -> Answer:
+        """What the child says of a file, or of one demonstration in it."""
+        request = {
+            "file": str((self._root / file).absolute()),
+            "where": self._place.where(file),
+            "max_bytes": MAX_CLIP_BYTES,
+            "options": self._options,
+            "demo": demo,
+        }
+        patience_s = self.patience_s + self._place.size_of(file) / SLOWEST_BYTES_S
+        child = reader(CHILD, memory_bytes=MEMORY_BYTES)
+        return child.ask(request, where=str(request["where"]), patience_s=patience_s)
