@@ -17,7 +17,7 @@ try:
     from cyclemimic.recipes import ablate as studies
     from cyclemimic.recipes import demo as demo_recipe
     from cyclemimic.recipes import dry_run as rehearsal
-    from cyclemimic.recipes import exporting, footage, judging, remote, stations
+    from cyclemimic.recipes import exporting, footage, judging, remote, reporting, stations
     from cyclemimic.recipes.ablations import changed
     from cyclemimic.recipes.paper import paper
     from cyclemimic.recipes.planning import StudySize
@@ -638,16 +638,24 @@ def ablate(
     sys.exit(study.measure())
 
 
-def report(tables: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False, results: Path = RESULTS) -> None:
-    """Print the paper's tables in its row order: what is published, and what was measured here, or that nothing was.
+def report(
+    run: tyro.conf.Positional[Path | None] = None,
+    tables: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    results: Path = RESULTS,
+) -> None:
+    """The page of a run from the files in its folder, or with --tables the paper's tables; nothing is measured again.
 
     Args:
-        tables: the paper's tables; the only report so far.
-        results: folder of the result files of `ablate`.
+        run: a run of tokenizer, pretrain, finetune or demo, finished or not: its numbers are printed, and its page
+            report.html is written anew, with what is missing. Or a result of `ablate`, or a folder of such.
+        tables: print the paper's tables in its row order: what is published, and what was measured here, or that
+            nothing was.
+        results: for the tables, folder of the result files of `ablate`.
     """
-    if not tables:
-        raise InputError("report", expected="--tables", got="nothing", remedy="Say which report is wanted.")
-    print(tables_text(results))
+    if tables == (run is not None):
+        got = "both" if tables else "neither"
+        raise InputError("report", expected="a run's folder, or --tables", got=got, remedy="Say which is wanted.")
+    print(tables_text(results) if run is None else reporting.report_run(run))
 
 
 def doctor() -> None:
