@@ -17,12 +17,13 @@ try:
     from cyclemimic.recipes import ablate as studies
     from cyclemimic.recipes import demo as demo_recipe
     from cyclemimic.recipes import dry_run as rehearsal
-    from cyclemimic.recipes import exporting, footage, judging, remote, stations
+    from cyclemimic.recipes import exporting, footage, judging, remote, reporting, stations
     from cyclemimic.recipes.ablations import changed
     from cyclemimic.recipes.paper import paper
     from cyclemimic.recipes.planning import StudySize
     from cyclemimic.recipes.published import tables_text
     from cyclemimic.recipes.recipe import Recipe, RecipeObjective, find_recipe
+    from cyclemimic.recipes.small import small
     from cyclemimic.recipes.tables import find_table
     from cyclemimic.recipes.tiny import tiny
     from cyclemimic.store.label_store import LabelStore
@@ -36,7 +37,7 @@ except ModuleNotFoundError as missing:
         "(all but `cyclemimic drive`, which needs the light install alone)"
     )
 
-RECIPES = {"tiny": tiny, "paper": paper}
+RECIPES = {"tiny": tiny, "small": small, "paper": paper}
 CACHE = Path("runs/cache")
 RESULTS = Path("benchmarks/results")
 STUDY = StudySize()
@@ -56,7 +57,7 @@ def film(
     """Film scripted experts in a simulated world: video files, and the actions apart from them.
 
     Args:
-        world: which world: arms, arms-distractor, arms-moving-camera, drawn, or package.module:Class.
+        world: which world: arms, arms-128, arms-distractor, arms-moving-camera, drawn, or package.module:Class.
         out: folder for video/ (with a sidecar of sentences) and actions/.
         episodes: how many per body and skill.
         bodies: which bodies; all unless named.
@@ -150,7 +151,7 @@ def tokenizer(
     Args:
         source: where the video lies, such as folder:PATH, or package.module:Class=PATH.
         run: folder for weights, metrics and checkpoints.
-        recipe: tiny, paper, or package.module:function.
+        recipe: tiny, small, paper, or package.module:function.
         objective: trunk and genie are reconstruction alone; ac3 adds the cycle and the discriminator; lapa and
             univla are the controls of those names.
         trunk: a run to begin from, so that both objectives branch off one; without it one run does both parts.
@@ -193,9 +194,7 @@ def tokenizer(
     if critic is not None:
         config = replace(config, discriminator=replace(config.discriminator, kind=critic))
     if dry_run is not None:
-        print(rehearsal.tokenizer_sizes(config).text())
-        if dry_run == "step":
-            print(rehearsal.one_step(config, device="cpu" if device is None else device).text())
+        print(rehearsal.rehearsed(config, backbone=backbone, step=dry_run == "step", device=device or "cpu"))
         return
     stations.run_tokenizer(
         footage.open_source(source),
@@ -279,7 +278,7 @@ def pretrain(
         source: the video that was labelled.
         labels: what `cyclemimic label` wrote.
         run: folder for weights, metrics and checkpoints.
-        recipe: tiny, paper, or package.module:function.
+        recipe: tiny, small, paper, or package.module:function.
         policy_backbone: prismatic, or package.module:Class; the recipe's unless given.
         steps: updates; the recipe's unless given.
         seed: initialisation and data order.
@@ -348,7 +347,7 @@ def finetune(
         proprioception: whether the policy sees the robot's state.
         instruction_dropout: share of moments that are shown without their sentence.
         hold_out: leave the held-out clips out, so that `evaluate --split held-out` can use them.
-        recipe: tiny, paper, or package.module:function.
+        recipe: tiny, small, paper, or package.module:function.
         policy_backbone: without `init`: prismatic, or package.module:Class; the recipe's unless given.
         steps: updates; the recipe's unless given.
         learning_rate: the recipe's unless given.
@@ -563,7 +562,7 @@ def ablate(
     quarter: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     ours: str | None = None,
     latent_only: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
-    episodes: int = STUDY.episodes,
+    episodes: int | None = None,
     bodies: tuple[str, ...] = STUDY.bodies,
     unseen_bodies: tuple[str, ...] = STUDY.unseen,
     skills: tuple[str, ...] = STUDY.skills,
@@ -577,6 +576,7 @@ def ablate(
     lanes: int = 2,
     budget_minutes: float | None = None,
     device: str | None = None,
+    precision: Literal["fp32", "bf16"] | None = None,
     cache: Path = CACHE,
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
@@ -587,14 +587,14 @@ def ablate(
 
     Args:
         table: pilot, objective, buffer, discriminator, decoder, head, routing, codes or data.
-        recipe: tiny, or package.module:function; the scale.
+        recipe: tiny, small, or package.module:function; the scale.
         rows: which rows beside the control; all unless named. ac3+CHANGE+CHANGE makes a row of changes.
         seeds: how many, 0 and up; 5 unless given, 2 with `quarter`.
         split: validation for choices; test only once hypothesis and configuration are committed to the log.
         quarter: screen: a quarter of the recipe's steps.
         ours: the row that the result file compares with the control; the table's unless given.
         latent_only: train no policies.
-        episodes: filmed per body and skill, for each seed.
+        episodes: filmed per body and skill, for each seed; the recipe's unless given.
         bodies: who is filmed; all unless named.
         unseen_bodies: whose video no tokenizer sees; they are measured apart.
         skills: what is filmed.
@@ -608,13 +608,15 @@ def ablate(
         lanes: commands at a time, of one core each.
         budget_minutes: stop after so long.
         device: of the tokenizers; the recipe's unless given.
+        precision: of the tokenizers; the recipe's unless given.
         cache: folder of decoded frames.
         dry_run: only say which cells there are, and how many CPU-minutes they take.
     """
+    base = the_recipe(recipe)
     study = studies.study_of(
         find_table(table),
         recipe_name=recipe,
-        base=the_recipe(recipe),
+        base=base,
         rows=rows,
         seeds=seeds,
         split=split,
@@ -622,7 +624,8 @@ def ablate(
         ours=ours,
         latent_only=latent_only,
         size=StudySize(
-            episodes=episodes,
+            world=base.world,
+            episodes=base.episodes if episodes is None else episodes,
             bodies=bodies,
             unseen=unseen_bodies,
             skills=skills,
@@ -638,6 +641,7 @@ def ablate(
         lanes=lanes,
         budget_minutes=budget_minutes,
         device=device,
+        precision=precision,
     )
     if dry_run:
         print(study.dry_run())
@@ -645,16 +649,24 @@ def ablate(
     sys.exit(study.measure())
 
 
-def report(tables: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False, results: Path = RESULTS) -> None:
-    """Print the paper's tables in its row order: what is published, and what was measured here, or that nothing was.
+def report(
+    run: tyro.conf.Positional[Path | None] = None,
+    tables: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    results: Path = RESULTS,
+) -> None:
+    """The page of a run from the files in its folder, or with --tables the paper's tables; nothing is measured again.
 
     Args:
-        tables: the paper's tables; the only report so far.
-        results: folder of the result files of `ablate`.
+        run: a run of tokenizer, pretrain, finetune or demo, finished or not: its numbers are printed, and its page
+            report.html is written anew, with what is missing. Or a result of `ablate`, or a folder of such.
+        tables: print the paper's tables in its row order: what is published, and what was measured here, or that
+            nothing was.
+        results: for the tables, folder of the result files of `ablate`.
     """
-    if not tables:
-        raise InputError("report", expected="--tables", got="nothing", remedy="Say which report is wanted.")
-    print(tables_text(results))
+    if tables == (run is not None):
+        got = "both" if tables else "neither"
+        raise InputError("report", expected="a run's folder, or --tables", got=got, remedy="Say which is wanted.")
+    print(tables_text(results) if run is None else reporting.report_run(run))
 
 
 def doctor() -> None:

@@ -39,7 +39,7 @@ def test_every_verb_has_its_test():
         *("serve", "drive"),  # test_drive.py
         *("ablate", "report"),  # test_ablate.py
     }
-    assert set(RECIPES) == {"tiny", "paper"}
+    assert set(RECIPES) == {"tiny", "small", "paper"}
 
 
 def test_film(filmed):

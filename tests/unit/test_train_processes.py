@@ -79,7 +79,11 @@ def test_one_process_alone_needs_no_group(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with processes(), together() as first:
         assert first
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert local_device("cpu") == "cpu" and local_device("cuda:1") == "cuda:1"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="--device cpu --precision fp32"):
+        local_device("cuda")
 
 
 def test_a_timeout_that_is_no_time_is_refused(monkeypatch):

@@ -114,6 +114,15 @@ FAMILIES: dict[FamilyName, Family] = {
 
 # Architectures of checkpoints on the hub, so that sizes are known without a network.
 ARCHITECTURES: dict[str, Architecture] = {
+    "facebook/dinov2-small": Architecture(
+        family="dinov2", size=VitSize(width=384, layers=12, heads=6, mlp_width=1536), native_px=518
+    ),
+    "facebook/dinov2-with-registers-small": Architecture(
+        family="dinov2_with_registers",
+        size=VitSize(width=384, layers=12, heads=6, mlp_width=1536),
+        native_px=518,
+        registers=4,
+    ),
     "facebook/dinov2-base": Architecture(
         family="dinov2", size=VitSize(width=768, layers=12, heads=12, mlp_width=3072), native_px=518
     ),

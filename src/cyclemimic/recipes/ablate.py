@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cyclemimic.data.sources.film import FilmSource
 from cyclemimic.errors import InputError
@@ -66,6 +66,7 @@ class Study:
     lanes: int = 2
     budget_s: float | None = None
     device: str | None = None
+    precision: Literal["fp32", "bf16"] | None = None
     command: tuple[str, ...] = (sys.executable, "-m", "cyclemimic.cli")
 
     def __post_init__(self) -> None:
@@ -123,6 +124,7 @@ class Study:
             run=self.run,
             cache=self.cache,
             device=self.device,
+            precision=self.precision,
             pace_ms=self._pace_ms(),
         )
 
@@ -393,6 +395,7 @@ def study_of(
     lanes: int,
     budget_minutes: float | None,
     device: str | None,
+    precision: Literal["fp32", "bf16"] | None = None,
 ) -> Study:
     """A study from what a command line says.
 
@@ -423,4 +426,5 @@ def study_of(
         lanes=lanes,
         budget_s=None if budget_minutes is None else 60 * budget_minutes,
         device=device,
+        precision=precision,
     )

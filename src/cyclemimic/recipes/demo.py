@@ -21,14 +21,16 @@ from cyclemimic.evaluate.pages import (
 from cyclemimic.evaluate.records import load_quality, load_rollouts
 from cyclemimic.evaluate.remote import load_remote
 from cyclemimic.evaluate.report import write_report
+from cyclemimic.evaluate.rollout import RolloutResult
 from cyclemimic.evaluate.summary import OnSteps, Summary, gradient_norms_from
 from cyclemimic.recipes.footage import SPLIT_SEED, cached, open_source
 from cyclemimic.recipes.jobs import Job, JobFailedError, Jobs
 from cyclemimic.recipes.judging import known_motion
 from cyclemimic.recipes.tiny import tiny
-from cyclemimic.store.atomic import write_json
-from cyclemimic.tokenizer.tokenizer import LatentActionTokenizer
-from cyclemimic.train.loop import read_metrics
+from cyclemimic.store.atomic import read_json, write_json
+from cyclemimic.tokenizer.tokenizer import WEIGHTS, LatentActionTokenizer
+from cyclemimic.train.checkpoint import CONFIG_FILE
+from cyclemimic.train.loop import METRICS_FILE, read_metrics
 from cyclemimic.train.stage1_tokenizer import tokenizer_facts
 
 SKILLS = ("reach", "push_left", "push_right", "push_forward", "push_back")
@@ -44,6 +46,7 @@ ARMS = {
     "swapped_instruction": ("policy-full-20", "swapped"),
     "black_image": ("policy-full-20", "black"),
 }
+TOKENIZERS = ("ac3", "genie")
 REMOTE = "policy-full-20"  # goes through a server as well
 
 
@@ -188,29 +191,58 @@ def run_demo(run: Path, *, quick: bool) -> int:
 
 def write_summary(run: Path, p: DemoPlan, seconds: float) -> Summary:
     """Gather what the stations measured into summary.json and one self-contained page."""
-    records = {name: load_quality(run / name / "quality.json") for name in ("ac3", "genie")}
-    rollouts = {
-        name: load_rollouts(run / policy, f"rollouts-{show.replace(' ', '-')}") for name, (policy, show) in ARMS.items()
-    }
-    metrics = {name: read_metrics(run / name) for name in ("trunk", "genie", "ac3")}
-    pace = [row["cpu_ms_per_sample"] for row in metrics["ac3"]]
-    summary = Summary(
+    summary = gather(run, seconds)
+    write_page(run, p, summary)
+    write_json(run / "summary.json", summary.to_json())
+    return summary
+
+
+def lacking(run: Path) -> list[str]:
+    """The files in which the stations' measurements would stand, and that are not there."""
+    wanted = [run / name / "quality.json" for name in TOKENIZERS]
+    wanted += [run / name / METRICS_FILE for name in ("trunk", *TOKENIZERS)]
+    wanted += [run / policy / f"{_rollouts(show)}.json" for policy, show in ARMS.values()]
+    return [str(path) for path in (*wanted, run / REMOTE / "remote.json") if not path.exists()]
+
+
+def undrawable(run: Path) -> Path | None:
+    """What is gone of all that the page's pictures need; None where they can be drawn."""
+    wanted = [run / "film", run / "cache", *(run / name / WEIGHTS for name in TOKENIZERS)]
+    return next((path for path in wanted if not path.exists()), None)
+
+
+def plan_of(run: Path) -> DemoPlan:
+    """The plan that a demo followed, as its trunk tells."""
+    return plan(quick=read_json(run / "trunk" / CONFIG_FILE)["steps"] == plan(quick=True).trunk_steps)
+
+
+def gather(run: Path, seconds: float) -> Summary:
+    """What the stations measured, from their files."""
+    records = {name: load_quality(run / name / "quality.json") for name in TOKENIZERS}
+    metrics = read_metrics(run / "ac3")
+    pace = [row["cpu_ms_per_sample"] for row in metrics]
+    return Summary(
         seconds=seconds,
         cpu_ms_per_pair=sum(pace) / len(pace),
         quality={name: record.quality for name, record in records.items()},
         references=records["ac3"].references,
         judge=records["ac3"].judge,
         on_steps=OnSteps(**tokenizer_facts(run / "ac3")["on_steps"]),
-        gradient_norm=gradient_norms_from(metrics["ac3"]),
-        success={name: result.row() for name, result in rollouts.items()},
+        gradient_norm=gradient_norms_from(metrics),
+        success={name: result.row() for name, result in _acted(run).items()},
         report=str(run / "report.html"),
         remote=load_remote(run / REMOTE / "remote.json"),
     )
-    tokenizers = {name: LatentActionTokenizer.load(run / name) for name in ("ac3", "genie")}
+
+
+def write_page(run: Path, p: DemoPlan, summary: Summary) -> None:
+    """Draw one self-contained page; needs the film, its cache and both tokenizers."""
+    tokenizers = {name: LatentActionTokenizer.load(run / name) for name in TOKENIZERS}
     source = open_source(f"film:{run}/film")
     assert isinstance(source, FilmSource)
     cache = cached(source, tokenizers["ac3"].config.size_px, run / "cache")
     _, _, test = known_motion(source, cache, tokenizer_facts(run / "ac3")["gap_s"])
+    rollouts = _acted(run)
     write_report(
         run / "report.html",
         "CycleMimic: from video to a robot that acts",
@@ -222,7 +254,7 @@ def write_summary(run: Path, p: DemoPlan, seconds: float) -> Summary:
             codes_section(tokenizers, test),
             films_section(rollouts),
             objective_section(summary),
-            curves_section(metrics),
+            curves_section({name: read_metrics(run / name) for name in ("trunk", "genie", "ac3")}),
             provenance_section(
                 json.loads(json.dumps({"plan": asdict(p), "recipe": asdict(tiny())})),
                 {"training": 0, "split": SPLIT_SEED},
@@ -231,5 +263,11 @@ def write_summary(run: Path, p: DemoPlan, seconds: float) -> Summary:
         text="Video of five simulated arms, latent actions learned from it, a policy pre-trained on them, fine-tuned "
         "on a few demonstrations. One seed: the numbers show that the way is whole, not which method is better.",
     )
-    write_json(run / "summary.json", summary.to_json())
-    return summary
+
+
+def _acted(run: Path) -> dict[str, RolloutResult]:
+    return {name: load_rollouts(run / policy, _rollouts(show)) for name, (policy, show) in ARMS.items()}
+
+
+def _rollouts(show: str) -> str:
+    return f"rollouts-{show.replace(' ', '-')}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -16,12 +16,16 @@ from cyclemimic.nn.vision import BackboneConfig
 from cyclemimic.nn.vit_families import ARCHITECTURES
 from cyclemimic.nn.words import WordHash
 from cyclemimic.randomness import rng_for
-from cyclemimic.recipes.sizes import Sizes, sizes_of
+from cyclemimic.recipes.objectives import univla_stages, with_backbone
+from cyclemimic.recipes.sizes import ADAM_MOMENTS, Sizes, sizes_of
 from cyclemimic.tokenizer.discriminator import build_critic
 from cyclemimic.tokenizer.objective import Ramp, critic_shape
 from cyclemimic.tokenizer.tokenizer import LatentActionTokenizer
+from cyclemimic.train.optim import ordered_parameters
 from cyclemimic.train.stage1_tokenizer import TokenizerStage, TokenizerTraining
 from cyclemimic.types import Float32
+
+STEP_COUNT_BYTES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,21 +95,82 @@ def tokenizer_sizes(config: TokenizerTraining) -> Sizes:
     return sizes_of(parts, one_pair)
 
 
+def checkpoint_bytes(config: TokenizerTraining) -> int:
+    """Bytes of the tensors in a checkpoint of a tokenizer's training, optimizer moments included; nothing is allocated.
+
+    Raises:
+        InputError: as `TokenizerStage`.
+    """
+    sizes = config.tokenizer
+    with torch.device("meta"):
+        backbone = random_backbone(sizes.backbone)
+        if backbone is not None:
+            vars(backbone)["weights_sha256"] = "none"  # which the meta device cannot tell: there are no bytes
+        pairs = NoisePairs(size_px=sizes.size_px, batch_size=config.batch_size)
+        stage = TokenizerStage(replace(config, device="meta"), pairs, backbone)
+    optimizers = [stage.optimizer, *([stage.critic_optimizer] if stage.critic is not None else [])]
+    learning = [p for optimizer in optimizers for p in ordered_parameters(optimizer)]
+    # AdamW makes its moments, and a count of steps for each weight, at its first step.
+    moments = sum(ADAM_MOMENTS * p.nbytes + STEP_COUNT_BYTES for p in learning)
+    return sum(t.nbytes for t in stage.state().values()) + moments
+
+
+@dataclass(kw_only=True)
+class KeptForGradients:
+    """Counts what autograd keeps between the forward and the backward pass, weights apart. Engineering.
+
+    Args:
+        weights: places in memory that are there anyway.
+        most_bytes: of one graph; those before it are gone when the next one is built.
+    """
+
+    weights: frozenset[int]
+    most_bytes: int = 0
+    _graph: dict[int, int] = field(default_factory=dict)
+
+    def pack(self, tensor: Tensor) -> Tensor:
+        """A tensor is kept; several views of one place count once."""
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self.weights:
+            self._graph[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    def unpack(self, tensor: Tensor) -> Tensor:
+        """A backward pass has begun: the graph is whole."""
+        self.close()
+        return tensor
+
+    def close(self) -> None:
+        """Nothing more is kept."""
+        self.most_bytes = max(self.most_bytes, sum(self._graph.values()))
+        self._graph.clear()
+
+
 @dataclass(frozen=True, kw_only=True)
 class StepReport:
-    """One real step: what it took."""
+    """One real step: what it took.
+
+    Args:
+        kept_bytes: what autograd kept for the gradient, in fp32, weights apart.
+        recipe_pairs: the recipe's batch, for which it is multiplied.
+    """
 
     pairs: int
     device: str
     seconds: float
     peak_bytes: int
     terms: tuple[str, ...]
+    kept_bytes: int
+    recipe_pairs: int
 
     def text(self) -> str:
-        """A line for the terminal."""
+        """Two lines for the terminal."""
+        kept = self.kept_bytes / self.pairs
         return (
             f"one step of {self.pairs} pairs on {self.device}: {self.seconds:.1f} s, at most "
-            f"{self.peak_bytes / 1e9:.2f} GB; terms {', '.join(self.terms)}"
+            f"{self.peak_bytes / 1e9:.2f} GB; terms {', '.join(self.terms)}\n"
+            f"kept for the gradient: {kept / 1e6:.1f} MB a pair in fp32, "
+            f"{kept * self.recipe_pairs / 1e9:.2f} GB for the recipe's {self.recipe_pairs} pairs"
         )
 
 
@@ -122,12 +187,43 @@ def one_step(config: TokenizerTraining, *, pairs: int = 2, device: str = "cpu") 
     small = replace(config, batch_size=pairs, objective=on, device=device, precision="fp32", buffer_batches=1)
     loader = NoisePairs(size_px=config.tokenizer.size_px, batch_size=pairs)
     stage = TokenizerStage(small, loader, random_backbone(config.tokenizer.backbone))
+    modules: list[nn.Module] = [stage.tokenizer, *([stage.critic] if stage.critic is not None else [])]
+    held = (t for module in modules for t in (*module.parameters(), *module.buffers()))
+    kept = KeptForGradients(weights=frozenset(t.untyped_storage().data_ptr() for t in held))
     began_s = time.perf_counter()
-    figures = stage.step(0)
+    with torch.autograd.graph.saved_tensors_hooks(kept.pack, kept.unpack):
+        figures = stage.step(0)
+    kept.close()
     seconds = time.perf_counter() - began_s
     if device == "cpu":
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     else:
         peak = torch.cuda.max_memory_allocated(device)
     names = [name for name in on.weights(0.0) if name in figures]
-    return StepReport(pairs=pairs, device=device, seconds=seconds, peak_bytes=peak, terms=tuple(names))
+    return StepReport(
+        pairs=pairs,
+        device=device,
+        seconds=seconds,
+        peak_bytes=peak,
+        terms=tuple(names),
+        kept_bytes=kept.most_bytes,
+        recipe_pairs=config.batch_size,
+    )
+
+
+def rehearsed(
+    config: TokenizerTraining, *, backbone: str | None = None, step: bool = False, device: str = "cpu"
+) -> str:
+    """What `cyclemimic tokenizer --dry-run` prints: sizes, a checkpoint's size, and with `step` one real step.
+
+    Of `univla` it is the second stage, which holds more. A backbone of `ARCHITECTURES` gets random weights, so that
+    nothing is downloaded.
+    """
+    if backbone is not None:
+        config = with_backbone(config, backbone)
+    if config.objective.objective == "univla" and not config.tokenizer.given_tokens:
+        config = univla_stages(config)[1]
+    lines = [tokenizer_sizes(config).text(), f"a checkpoint: {checkpoint_bytes(config) / 1e6:.1f} MB"]
+    if step:
+        lines.append(one_step(config, device=device).text())
+    return "\n".join(lines)

@@ -108,10 +108,10 @@ class Jobs:
                     said_s = spent_s
                     write_json(clock, {"seconds": earlier_s + spent_s})
                     print(self._line(spent_s), flush=True)
+            self._stop()
+            self._collect_whole()
         finally:
-            for process, _ in self._running.values():
-                process.terminate()
-                process.wait()
+            self._stop()
             signal.signal(signal.SIGTERM, before)
             total_s = earlier_s + time.monotonic() - self._began_s
             write_json(clock, {"seconds": total_s})
@@ -140,6 +140,19 @@ class Jobs:
                     command = [*self.command, *job.arguments]
                     process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
                 self._running[job.name] = (process, time.monotonic())
+
+    def _stop(self) -> None:
+        """Ask what runs to end, and wait: a training writes a checkpoint first."""
+        for process, _ in self._running.values():
+            process.terminate()
+        for process, _ in self._running.values():
+            process.wait()
+
+    def _collect_whole(self) -> None:
+        """Mark what was done before it could be stopped, so that nothing measured is measured again."""
+        for name in [name for name, (process, _) in self._running.items() if process.returncode != 0]:
+            del self._running[name]
+        self._collect()
 
     def _collect(self) -> None:
         for job in self.jobs:

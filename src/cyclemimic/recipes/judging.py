@@ -179,9 +179,11 @@ def counterfactuals(
     if source.world_name not in WORLDS:
         print(f"no counterfactuals: the film's world {source.world_name!r} is not one of {', '.join(WORLDS)}")
         return None
-    world = make_world(source.world_name)
-    if world.camera != source.camera:
-        print(f"no counterfactuals: filmed with {source.camera}, but the world has {world.camera}")
+    # A world may be known under several names, which differ in the size of its pictures.
+    alike = [world for world in map(make_world, WORLDS) if world.name == source.world_name]
+    world = next((found for found in alike if found.camera == source.camera), None)
+    if world is None:
+        print(f"no counterfactuals: filmed with {source.camera}, but the world has {alike[0].camera}")
         return None
     size_px, between = cache.recipe.size_px, tuple(sorted(bodies))
     key = sha256_json([1, source.world_name, cache.source_hash, side, gap_s, size_px, between, SPLIT_SEED])

@@ -50,14 +50,17 @@ def with_backbone(config: TokenizerTraining, name: str) -> TokenizerTraining:
     """The same training on a frozen backbone: that of a tokenizer's run, a pretrained one, or one from outside.
 
     A pretrained one is named by hub id or folder, one from outside by `package.module:Class`. Features of both carry
-    their own change; their patches seldom suit a stem over pixels.
+    their own change; their patches seldom suit a stem over pixels. It is shown pictures of the recipe's `input_px`.
     """
     run = Path(name)
     if (run / CONFIG).exists():
         found = TokenizerConfig.from_json(tokenizer_facts(run)["config"]).backbone
         return replace(config, tokenizer=replace(config.tokenizer, backbone=replace(found, trainable=False)))
     outside = ":" in name and not run.exists()
-    backbone = BackboneConfig(kind=name if outside else "pretrained", name="" if outside else name, trainable=False)
+    input_px = config.tokenizer.backbone.input_px
+    backbone = BackboneConfig(
+        kind=name if outside else "pretrained", name="" if outside else name, trainable=False, input_px=input_px
+    )
     return replace(config, tokenizer=replace(config.tokenizer, backbone=backbone, change="features"))
 
 

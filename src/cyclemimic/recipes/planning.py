@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cyclemimic.recipes.demo import SKILLS
 from cyclemimic.recipes.jobs import Job
@@ -105,6 +105,7 @@ class Planner:
     run: Path
     cache: Path
     device: str | None = None
+    precision: Literal["fp32", "bf16"] | None = None
     pace_ms: Mapping[str, float] = field(default_factory=dict)
     jobs: dict[str, Job] = field(default_factory=dict)
     _judged_first: dict[Path, str] = field(default_factory=dict)
@@ -214,12 +215,14 @@ class Planner:
         words: tuple[object, ...] = (),
         begun: tuple[Made, ...] = (),
     ) -> Made:
-        facts = _plain(asdict(replace(config, seed=seed)))
+        precision = self.precision or config.precision
+        facts = _plain(asdict(replace(config, seed=seed, precision=precision)))
         for name in _BESIDE:
             del facts[name]
         alone = self.pace_ms.get("genie", PACE_MS_ALONE)
         pace_ms = self.pace_ms.get(objective, PACE_MS.get(objective, alone))
         device = ("--device", self.device) if self.device else ()
+        rounded = ("--precision", self.precision) if self.precision else ()
         some = ("--bodies", *bodies) if bodies else ()
         begins = str(words[0]) if words else ""
         return self._make(
@@ -229,7 +232,7 @@ class Planner:
             lambda out: (
                 "tokenizer", "--source", source, "--run", out, "--recipe", recipe, "--objective", objective,
                 "--steps", config.steps, "--seed", seed, "--cache", self.cache, "--tracker", "none",
-                "--keep-last", 1, *device, *words, *some,
+                "--keep-last", 1, *device, *rounded, *words, *some,
             ),
             (film, *begun),
         )  # fmt: skip

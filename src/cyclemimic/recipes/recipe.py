@@ -27,6 +27,8 @@ class Recipe:
         ac3: our branch; equal to `genie` but for the objective.
         pretrain: latent policy on labelled video.
         finetune: actions on a few demonstrations.
+        world: where `ablate` films and lets policies act; `film` is told by name.
+        episodes: of them `ablate` films so many per body and skill, for each seed, unless told otherwise.
     """
 
     trunk: TokenizerTraining
@@ -34,6 +36,8 @@ class Recipe:
     ac3: TokenizerTraining
     pretrain: PretrainConfig
     finetune: FinetuneConfig
+    world: str = "arms"
+    episodes: int = 40
 
     def in_one_run(self, objective: RecipeObjective) -> TokenizerTraining:
         """Trunk and branch as one run from random weights: AC3 comes as late and as gently as behind a trunk.

@@ -60,6 +60,7 @@ from cyclemimic.worlds.drawn import DrawnWorld
 # One literal table per kind of thing.
 WORLDS: dict[str, Callable[[], World]] = {
     "arms": ArmsWorld,
+    "arms-128": partial(ArmsWorld, size_px=128),
     "arms-distractor": partial(ArmsWorld, disturbance="distractor"),
     "arms-moving-camera": partial(ArmsWorld, disturbance="moving_camera"),
     "drawn": DrawnWorld,

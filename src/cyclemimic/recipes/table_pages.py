@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cyclemimic.data.sources.film import FilmSource
-from cyclemimic.evaluate.cells import MEASURES, Cell, row_results
+from cyclemimic.evaluate.cells import MEASURES, Cell, Measure, RowResult, row_results
 from cyclemimic.evaluate.models import draws
 from cyclemimic.evaluate.pilot import PILOT
 from cyclemimic.evaluate.report import Picture, Section, Table, write_report
@@ -89,25 +89,8 @@ def write_pages(
 
 def _tables(table: TableSpec, rows: Sequence[Row], cells: Mapping[str, Sequence[Cell]]) -> list[Table]:
     found = row_results(cells, table.control)
-    shown = {name: measure for name, measure in MEASURES.items() if any(row.measures[name].n for row in found.values())}
-    says = {row.name: row.says for row in rows}
-    names = list(found)
-    means = Table(
-        head=["row", "seeds", *(measure.text for measure in shown.values()), "what it is"],
-        rows=[
-            [name, str(len(row.seeds)), *(_mean(row.measures[m]) for m in shown), says[name]]
-            for name, row in found.items()
-        ],
-        control=frozenset({names.index(table.control)}),
-        prose=True,
-        caption="Means.",
-    )
-    others = {name: row for name, row in found.items() if name != table.control}
-    differences = Table(
-        head=["row", *(measure.text for measure in shown.values())],
-        rows=[[name, *(_difference(row.paired[m]) for m in shown)] for name, row in others.items()],
-        caption=f"Minus {table.control}: mean difference, its interval, wins of seeds, p of the sign test.",
-    )
+    shown = _shown(found)
+    tables = result_tables(found, table.control, {row.name: row.says for row in rows})
     seeds = Table(
         head=["row", "seed", *(measure.text for measure in shown.values())],
         rows=[
@@ -116,7 +99,34 @@ def _tables(table: TableSpec, rows: Sequence[Row], cells: Mapping[str, Sequence[
         ],
         caption="Every cell.",
     )  # fmt: skip
-    return [means, differences, *([_pilot(cells)] if table.pilot else []), seeds]
+    return [*tables, *([_pilot(cells)] if table.pilot else []), seeds]
+
+
+def _shown(found: Mapping[str, RowResult]) -> dict[str, Measure]:
+    """The columns in which something was measured."""
+    return {name: measure for name, measure in MEASURES.items() if any(row.measures[name].n for row in found.values())}
+
+
+def result_tables(found: Mapping[str, RowResult], control: str, says: Mapping[str, str]) -> list[Table]:
+    """Means of every row, and differences from the control; `says` is what a row is, in words."""
+    shown, names = _shown(found), list(found)
+    means = Table(
+        head=["row", "seeds", *(measure.text for measure in shown.values()), "what it is"],
+        rows=[
+            [name, str(len(row.seeds)), *(_mean(row.measures[m]) for m in shown), says.get(name, "")]
+            for name, row in found.items()
+        ],
+        control=frozenset({names.index(control)} if control in names else ()),
+        prose=True,
+        caption="Means.",
+    )
+    others = {name: row for name, row in found.items() if name != control}
+    differences = Table(
+        head=["row", *(measure.text for measure in shown.values())],
+        rows=[[name, *(_difference(row.paired[m]) for m in shown)] for name, row in others.items()],
+        caption=f"Minus {control}: mean difference, its interval, wins of seeds, p of the sign test.",
+    )
+    return [means, differences]
 
 
 def _pilot(cells: Mapping[str, Sequence[Cell]]) -> Table:

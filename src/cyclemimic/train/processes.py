@@ -73,7 +73,18 @@ def is_first() -> bool:
 
 
 def local_device(device: str) -> str:
-    """The device of this process: `cuda` is the graphics card of its number on this machine."""
+    """The device of this process: `cuda` is the graphics card of its number on this machine.
+
+    Raises:
+        InputError: a graphics card is asked for, and torch finds none.
+    """
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(
+            "--device",
+            expected="a machine with a GPU that torch can use",
+            got=f"{device} on one without",
+            remedy="Say --device cpu --precision fp32: it is the same code, slower.",
+        )
     if device != "cuda" or num_processes() == 1:
         return device
     own = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
