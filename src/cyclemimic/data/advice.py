@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from statistics import median
 from typing import Literal
 
 from cyclemimic.data.check import VARIABLE_RATE, ClipCheck, SourceReport
@@ -157,13 +158,22 @@ def _on_gap(report: SourceReport, body: str) -> Iterator[Advice]:
             remedy="Use the recording at its full rate, or slow it down.",
         )
     elif ratio > GAP_OFF or ratio < 1 / GAP_OFF:
-        words = ("far", "too fast for one code", "hands go") if ratio > 1 else ("little", "too slow", "what moves goes")
         yield Advice(
             weight="suspicious",
             about=body,
-            what=f"{words[1]} at {report.gap_s:g} s: {words[2]} {ratio:.2g} times as {words[0]} as suits a pair",
+            what=f"too {'fast' if ratio > 1 else 'slow'} for {report.gap_s:g} s: what moves goes {ratio:.2g} times the "
+            "way that suits a pair",
             cause="One motion gets other codes on a faster and on a slower body.",
             remedy=f"--gap-s auto gives each body its own; for this one {found.gap_s:.2f} s.",
+        )
+    usual_s = median(clip.info.num_frames / clip.info.fps for clip in report.of_body(body))
+    if found.gap_s > 0.5 * usual_s:
+        yield Advice(
+            weight="suspicious",
+            about=body,
+            what=f"the proposed gap is {found.gap_s:.2f} s and clips last {usual_s:.2f} s",
+            cause="Few pairs, or none, fit into a clip.",
+            remedy=f"Give --gap-s below {0.5 * usual_s:.2g} instead of auto, or longer clips.",
         )
 
 

@@ -60,23 +60,29 @@ def small_grey(frames: UInt8) -> UInt8:
     return out
 
 
-def camera_motion(now: UInt8, later: UInt8) -> CameraMotion:
-    """The camera's motion between two grey pictures [h, w] of one size, see `small_grey`."""
+def camera_motion(now: UInt8, later: UInt8, rest_px: float = REST_PX) -> CameraMotion:
+    """The camera's motion between two grey pictures [h, w] of one size, see `small_grey`.
+
+    Where most corners move by less than `rest_px` the camera rests; smaller motions are no longer looked for.
+    """
     before, after = follow(now, later)
     if len(before) < LEAST_CORNERS:
         return _motion(np.eye(2, 3), now, known=False, agree=0.0)
-    at_rest = float((np.linalg.norm(after - before, axis=1) < REST_PX).mean())
-    if at_rest >= AGREEMENT:
+    ways_px = np.linalg.norm(after - before, axis=1)
+    at_rest = float((ways_px < REST_PX).mean())
+    if (ways_px < rest_px).mean() >= AGREEMENT:
         return _motion(np.eye(2, 3), now, known=True, agree=at_rest)
     middle = (np.array(now.shape[::-1], np.float64) - 1) / 2
     guesses = [np.eye(2, 3), *_common_motions(before - middle, after - middle)]
     errors = np.stack([_error_of_blocks(now, later, guess) for guess in guesses])  # [guesses, blocks]
     told = errors.max(0) - errors.min(0) >= TOLD_APART
-    if told.sum() < LEAST_CORNERS:
-        return _motion(np.eye(2, 3), now, known=False, agree=0.0)
+    if told.sum() < LEAST_CORNERS:  # rest explains the pictures as well as any motion
+        return _motion(np.eye(2, 3), now, known=at_rest >= AGREEMENT, agree=at_rest)
     votes = np.bincount(errors[:, told].argmin(0), minlength=len(guesses))
     won = int(votes.argmax())
-    agree = float(votes[won] / told.sum())
+    # Motions that hardly differ share their votes: between a small one and rest, noise decides block by block.
+    alike = [_apart_px(guess, guesses[won], now.shape) < REST_PX for guess in guesses]
+    agree = float(votes[alike].sum() / told.sum())
     return _motion(guesses[won], now, known=agree >= AGREEMENT, agree=agree)
 
 
@@ -148,10 +154,16 @@ def _motion(matrix: NDArray[np.float64], picture: UInt8, *, known: bool, agree: 
     """From a matrix in pixels around the middle; none where the motion is not known."""
     side = min(picture.shape)
     shares = np.column_stack([matrix[:, :2], matrix[:, 2] / side]) if known else np.eye(2, 3)
-    ys, xs = (np.linspace(-n / 2, n / 2, 9) / side for n in picture.shape)
-    places = np.stack(np.meshgrid(xs, ys), -1).reshape(-1, 2)
-    way = float(np.sqrt(((places @ shares[:, :2].T + shares[:, 2] - places) ** 2).sum(1).mean()))
+    in_px = np.column_stack([shares[:, :2], shares[:, 2] * side])
+    way = _apart_px(in_px, np.eye(2, 3), picture.shape) / side
     return CameraMotion(matrix=shares, way=way, known=known, agree=agree)
+
+
+def _apart_px(one: Float64, other: Float64, shape: tuple[int, ...]) -> float:
+    """How far two motions [2, 3] send the places of a picture apart, at the root mean square [px]."""
+    ys, xs = (np.linspace(-n / 2, n / 2, 9) for n in shape)
+    places = np.stack([*(grid.ravel() for grid in np.meshgrid(xs, ys)), np.ones(81)], 1)
+    return float(np.sqrt(((places @ (one - other).T) ** 2).sum(1).mean()))
 
 
 @dataclass(frozen=True, kw_only=True)

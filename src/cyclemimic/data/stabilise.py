@@ -24,6 +24,7 @@ from cyclemimic.types import Float64, UInt8
 Still = Literal["shift", "turn"]
 FARTHEST = 0.15  # of either side: what may be cut off at each end
 KEY_WAY, KEY_AGREEMENT = 0.08, 0.65  # beyond, the path goes on from another frame
+REST_PX = 0.15  # of the small picture: finer than what a user should be warned of
 LOST_SHARE = 0.1  # of the frames whose camera could not be followed
 METHOD = f"corners, from key frame to key frame, to the middle of the path, border up to {FARTHEST} cut off; version 1"
 _CUT_PX = 64
@@ -91,10 +92,10 @@ def _follow(grey: UInt8, poses: Float64, mode: Still) -> int:
     """Fill in the poses of one shot from its first frame on; returns how many frames were lost."""
     key, lost = 0, 0
     for t in range(1, len(grey)):
-        motion = camera_motion(grey[key], grey[t])
+        motion = camera_motion(grey[key], grey[t], REST_PX)
         if not motion.known and key != t - 1:
             key = t - 1
-            motion = camera_motion(grey[key], grey[t])
+            motion = camera_motion(grey[key], grey[t], REST_PX)
         if not motion.known:
             poses[t] = poses[t - 1]
             lost, key = lost + 1, t
