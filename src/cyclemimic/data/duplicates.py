@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,6 +88,9 @@ def find_duplicates(looks: Sequence[ClipLook]) -> list[Duplicate]:
         if apart < NEAR:
             of = found[a].of if a in found else a
             found[b] = Duplicate(clip=b, of=of, exact=False, difference=apart)
+    for i, twin in found.items():
+        if twin.exact and twin.of in found:  # whose first was found to show what an earlier one shows
+            found[i] = replace(found[twin.of], clip=i)
     return [found[i] for i in sorted(found)]
 
 
