@@ -14,10 +14,12 @@ from cyclemimic.robot.command import main as drive_command
 try:
     import tyro
 
+    from cyclemimic.data.check import GAP_S
+    from cyclemimic.data.skip import DROPPED
     from cyclemimic.recipes import ablate as studies
+    from cyclemimic.recipes import checking, exporting, footage, judging, remote, reporting, stations
     from cyclemimic.recipes import demo as demo_recipe
     from cyclemimic.recipes import dry_run as rehearsal
-    from cyclemimic.recipes import exporting, footage, judging, remote, reporting, stations
     from cyclemimic.recipes.ablations import changed
     from cyclemimic.recipes.paper import paper
     from cyclemimic.recipes.planning import StudySize
@@ -91,24 +93,34 @@ def data(
     to: exporting.Kind = "lerobot-v3",
     labels: Path | None = None,
     out: Path | None = None,
+    gap_s: float = GAP_S,
+    report: Path | None = None,
+    drop: Path | None = None,
+    drop_kinds: tuple[str, ...] = DROPPED,
 ) -> None:
     """Look at a source of video, decode it once into a memory-mapped cache, or write it for others to read.
 
     Args:
-        action: check prints what is there, what is unusable and which gap suits each body; cache decodes; index notes
-            key frames and sizes in one Parquet file, so that reading without a cache begins at once; export writes.
+        action: check prints and draws what is there, what will hurt training, and which gap suits each body; cache
+            decodes; index notes key frames and sizes in one Parquet file, so that reading without a cache begins at
+            once; export writes.
         source: folder:PATH, film:PATH, lerobot:PATH, rlds:PATH, hdf5:PATH, webdataset:PATH, calvin:PATH, or
-            package.module:Class=PATH.
+            package.module:Class=PATH. Behind any of them ?skip=LIST.json leaves clips out, and ?stabilise=shift (or
+            turn) holds a shaking camera still; name it so to every verb.
         size_px: side of the cached pictures.
         threads: how many files are indexed at once.
         cache: folder of all caches.
         to: export: a LeRobot dataset, or the labels alone as Parquet or JSON lines.
         labels: export: what `cyclemimic label` wrote for this source.
         out: export: the folder to write.
+        gap_s: check: seconds over which motion is looked for.
+        report: check: the page; runs/check/NAME.html unless given.
+        drop: check: a JSON file to write, of clips that are better left out, for the source's ?skip=LIST.json.
+        drop_kinds: check: of which kinds: unreadable, duplicate, still, short, camera.
     """
     opened = footage.open_source(source)
     if action == "check":
-        footage.check_source(opened)
+        checking.check_source(opened, gap_s=gap_s, page=report, drop=drop, drop_kinds=drop_kinds)
     elif action == "cache":
         footage.cached(opened, size_px, cache)
     elif action == "index":

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from cyclemimic.data.sources.calvin import CalvinSource
+from cyclemimic.data.sources.chosen import ChosenSource
 from cyclemimic.data.sources.film import FilmSource
 from cyclemimic.data.sources.folder import FolderSource
 from cyclemimic.data.sources.hdf5 import Hdf5Source
@@ -37,6 +38,18 @@ def folder_source(root):
     for t, picture in enumerate(moving_square(3)):
         Image.fromarray(picture).save(root / "hand" / "pictures" / f"{t}.jpg")
     return FolderSource(root)
+
+
+class ChosenFolder(ChosenSource):
+    """A folder without its last clip, its cameras held still."""
+
+    def __init__(self, path):
+        super().__init__(FolderSource(path), f"folder:{path}", skip=("top.mp4",), stabilise="shift")
+        self.path = path
+
+
+def chosen_source(root):
+    return ChosenFolder(folder_source(root).path)
 
 
 def film_source(root):
@@ -109,6 +122,7 @@ class Kind:
 # A new source joins with one line.
 SOURCES = {
     "folder": Kind(make=folder_source, file_of=lambda source, clip: source.path / clip.name),
+    "chosen": Kind(make=chosen_source, file_of=lambda source, clip: source.path / clip.name),
     "film": Kind(make=film_source, file_of=lambda source, clip: source.path / "video" / clip.name),
     "rlds": Kind(make=rlds_source, file_of=shard_of),
     "hdf5": Kind(

@@ -47,7 +47,7 @@ def backward_flow(now: UInt8, later: UInt8) -> NDArray[np.float16]:
 
     In units of half the picture, so that torch's `grid_sample(now, place + flow, align_corners=False)` gives later.
     """
-    cv2 = _opencv()
+    cv2 = opencv()
     size = len(now)
     factor = -(-LEAST_SIDE_PX // size) if size < LEAST_SIDE_PX else 1
     changed = (np.abs(now.astype(np.int16) - later).max(-1) >= LEAST_CHANGE).astype(np.uint8)
@@ -68,7 +68,7 @@ def backward_flow(now: UInt8, later: UInt8) -> NDArray[np.float16]:
 
 def _error(now: UInt8, later: UInt8, cells_px: NDArray[np.float32]) -> NDArray[np.float32]:
     """How far `now`, moved by the cells' flow [h, w, 2], is from `later`: the mean of each cell [h, w], of 255."""
-    cv2 = _opencv()
+    cv2 = opencv()
     size = len(now)
     flow_px = cv2.resize(cells_px, (size, size), interpolation=cv2.INTER_LINEAR)
     rows, columns = np.mgrid[:size, :size].astype(np.float32)
@@ -152,7 +152,7 @@ _LOCAL = threading.local()
 def _method() -> Any:
     """One object a thread: it holds buffers between calls."""
     if not hasattr(_LOCAL, "method"):
-        cv2 = _opencv()
+        cv2 = opencv()
         _LOCAL.method = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     return _LOCAL.method
 
@@ -160,7 +160,7 @@ def _method() -> Any:
 @contextmanager
 def one_thread_each() -> Iterator[None]:
     """OpenCV cuts a picture into as many stripes as it has threads, and the flow depends on them: one."""
-    cv2 = _opencv()
+    cv2 = opencv()
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
@@ -177,7 +177,8 @@ def _whole(folder: Path, recipe: FlowRecipe) -> FlowCache | None:
     return found if found.recipe == recipe else None
 
 
-def _opencv() -> Any:
+def opencv() -> Any:
+    """The module cv2, imported when it is first needed; InputError where it is not installed."""
     try:
         import cv2
     except ModuleNotFoundError:

@@ -159,7 +159,7 @@ def codebook_use(codes: Int64, bodies: Sequence[str], body: Int64, num_codes: in
     axes[-1].set_xticks(range(num_codes))
     axes[-1].set_xlabel("code")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(bodies), frameon=False)
-    return _drawn(figure)
+    return drawn(figure)
 
 
 def training_curves(
@@ -207,10 +207,11 @@ def training_curves(
     figure.legend(
         list(lines.values()), list(lines), loc="outside upper center", ncols=max(1, len(lines)), frameon=False
     )
-    return _drawn(figure)
+    return drawn(figure)
 
 
-def _drawn(figure: Any) -> bytes:
+def drawn(figure: Any) -> bytes:
+    """A figure of matplotlib as PNG; equal figures give equal bytes."""
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
     return buffer.getvalue()

@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclemimic.data.cache import build_cache, source_hash
-from cyclemimic.data.check import check_clips
 from cyclemimic.data.cuts import cuts_of
 from cyclemimic.data.flow import build_flow
 from cyclemimic.data.gap import propose_gaps
 from cyclemimic.data.seek import Filed, index_source, open_videos
 from cyclemimic.data.segments import ReadMode, read_mode
 from cyclemimic.data.sources.calvin import CalvinSource
+from cyclemimic.data.sources.chosen import chosen_of, options_of
 from cyclemimic.data.sources.film import FilmSource
 from cyclemimic.data.sources.folder import FolderSource
 from cyclemimic.data.sources.hdf5 import Hdf5Source
@@ -69,7 +69,16 @@ def open_source(text: str) -> Source:
     `folder:PATH` (video without actions), `film:PATH` (what `film` wrote), `lerobot:PATH` or `lerobot:OWNER/NAME`
     (options behind `?`, see `LeRobotSource`), or a bare PATH, read as a folder. One from outside is
     `package.module:Class=PATH`; the class is called with PATH.
+
+    Every source knows two options: `?skip=LIST.json` leaves out the clips of a list (`data check --drop` writes one),
+    `?stabilise=shift` or `turn` holds the main camera still.
     """
+    plain, options = options_of(text)
+    return chosen_of(_open_plain(plain), text, options)
+
+
+def _open_plain(text: str) -> Source:
+    """The source that `text` names, whose options are those of its kind alone."""
     kind, colon, path = text.partition(":")
     if not colon:
         kind, path = "folder", text
@@ -268,13 +277,3 @@ def true_places(source: FilmSource) -> dict[str, NDArray[np.floating[Any]]]:
     """Where the hand is at every frame of each clip [T, 3], in metres."""
     states = ((clip.name, source.actions_of(clip)[1]) for clip in source.clips())
     return {name: state[:, :3] for name, state in states if state is not None}
-
-
-def check_source(source: Source) -> None:
-    """Print what a source holds, clip by clip decoded, and which clips are of no use."""
-    progress = Progress(name="check", total=len(source.clips()))
-    report = check_clips(source, progress=lambda done, total: progress.update(done))
-    for line in report.lines():
-        print(line)
-    if not report.usable:
-        raise InputError(source.name, expected="a usable clip", got="none", remedy="See the lines above.")

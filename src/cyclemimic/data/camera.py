@@ -1,0 +1,204 @@
+"""How the camera itself moves between two frames, whatever a robot does in front of it. Engineering.
+
+One corner of every small block of the picture is followed (pyramidal Lucas-Kanade, there and back), so that a richly
+textured arm has no more votes than its area. Most corners at rest: the camera rests. Else one shift, turn and zoom is
+sought that most of them agree on (RANSAC). An even wall has no corner and no vote; a picture with few corners, or with
+no motion that most agree on, is said to be unknown.
+
+Letters in shapes: H W picture, n corners, T frames.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cyclemimic.data.flow import opencv
+from cyclemimic.types import Float64, UInt8
+
+SIDE_PX = 128  # the shorter side of what is looked at
+BLOCK_PX = 8  # one corner at most in each
+LEAST_CORNER = 1e-3  # of the smaller eigenvalue of the gradients; below, a block is even ground or one straight edge
+LEAST_CORNERS = 16
+BACK_PX = 0.5  # how far a corner may come back beside where it started
+REST_PX = 0.5  # a corner that moves less rests
+AGREE_PX = 1.0  # how far a corner may be beside the common motion
+AGREEMENT = 0.5  # share of the corners, or of the blocks
+GUESSES = 3  # motions that many corners share; the arm's may come before the camera's
+LEAST_WAY = 0.006  # of the side over one gap: less is a camera at rest
+MOMENTS = 12  # of a clip
+MOVING_SHARE = 0.2  # of its moments
+TOLD_APART = 1.0  # of 255: by how much two motions must differ in how well they explain a block, for it to vote
+
+
+@dataclass(frozen=True, kw_only=True)
+class CameraMotion:
+    """The camera's motion from one frame to another, in shares of the picture's shorter side."""
+
+    matrix: Float64  # [2, 3]: where a place now, (x, y) from the picture's middle, is later
+    way: float  # how far the picture's places move, at the root mean square
+    known: bool  # False: too few corners, or no motion that most agree on
+    agree: float  # share of the blocks that `matrix` explains best
+
+    @property
+    def turn_rad(self) -> float:
+        """By how much the picture turns [rad]."""
+        return float(np.arctan2(self.matrix[1, 0], self.matrix[0, 0]))
+
+
+def small_grey(frames: UInt8) -> UInt8:
+    """Frames [T, H, W, 3] in grey with a shorter side of `SIDE_PX`, or as they are if smaller: [T, h, w]."""
+    cv2 = opencv()
+    scale = min(1.0, SIDE_PX / min(frames.shape[1:3]))
+    size = (max(1, round(frames.shape[2] * scale)), max(1, round(frames.shape[1] * scale)))
+    out = np.empty((len(frames), size[1], size[0]), np.uint8)
+    for t, frame in enumerate(frames):
+        grey = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY)
+        out[t] = cv2.resize(grey, size, interpolation=cv2.INTER_AREA) if scale < 1 else grey
+    return out
+
+
+def camera_motion(now: UInt8, later: UInt8, rest_px: float = REST_PX) -> CameraMotion:
+    """The camera's motion between two grey pictures [h, w] of one size, see `small_grey`.
+
+    Where most corners move by less than `rest_px` the camera rests; smaller motions are no longer looked for.
+    """
+    before, after = follow(now, later)
+    if len(before) < LEAST_CORNERS:
+        return _motion(np.eye(2, 3), now, known=False, agree=0.0)
+    ways_px = np.linalg.norm(after - before, axis=1)
+    at_rest = float((ways_px < REST_PX).mean())
+    if (ways_px < rest_px).mean() >= AGREEMENT:
+        return _motion(np.eye(2, 3), now, known=True, agree=at_rest)
+    middle = (np.array(now.shape[::-1], np.float64) - 1) / 2
+    guesses = [np.eye(2, 3), *_common_motions(before - middle, after - middle)]
+    errors = np.stack([_error_of_blocks(now, later, guess) for guess in guesses])  # [guesses, blocks]
+    told = errors.max(0) - errors.min(0) >= TOLD_APART
+    if told.sum() < LEAST_CORNERS:  # rest explains the pictures as well as any motion
+        return _motion(np.eye(2, 3), now, known=at_rest >= AGREEMENT, agree=at_rest)
+    votes = np.bincount(errors[:, told].argmin(0), minlength=len(guesses))
+    won = int(votes.argmax())
+    # Motions that hardly differ share their votes: between a small one and rest, noise decides block by block.
+    alike = [_apart_px(guess, guesses[won], now.shape) < REST_PX for guess in guesses]
+    agree = float(votes[alike].sum() / told.sum())
+    return _motion(guesses[won], now, known=agree >= AGREEMENT, agree=agree)
+
+
+def _common_motions(before: Float64, after: Float64) -> list[Float64]:
+    """Shifts, turns and zooms [2, 3] that many corners [n, 2] share, those of the most first; at most `GUESSES`."""
+    cv2 = opencv()
+    found: list[Float64] = []
+    least = max(6, LEAST_CORNERS // 2)
+    while len(found) < GUESSES and len(before) >= least:
+        words = {"method": cv2.RANSAC, "ransacReprojThreshold": AGREE_PX, "maxIters": 500}
+        matrix, follows = cv2.estimateAffinePartial2D(before, after, **words)
+        if matrix is None or follows.sum() < least:
+            break
+        found.append(matrix.astype(np.float64))
+        left = follows[:, 0] == 0
+        before, after = before[left], after[left]
+    return found
+
+
+def _error_of_blocks(now: UInt8, later: UInt8, matrix: Float64) -> Float64:
+    """How far `later`, moved back by a motion around the middle [px], is from `now`: the mean of each block, of 255."""
+    cv2 = opencv()
+    height, width = now.shape
+    middle = (np.array([width, height], np.float64) - 1) / 2
+    whole = np.column_stack([matrix[:, :2], matrix[:, 2] + middle - matrix[:, :2] @ middle])
+    words = {"flags": cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, "borderMode": cv2.BORDER_REPLICATE}
+    moved = cv2.warpAffine(later, whole, (width, height), **words)
+    error = np.abs(moved.astype(np.float32) - now)
+    rows, columns = height // BLOCK_PX, width // BLOCK_PX
+    blocks = error[: rows * BLOCK_PX, : columns * BLOCK_PX].reshape(rows, BLOCK_PX, columns, BLOCK_PX)
+    means: Float64 = blocks.mean((1, 3), dtype=np.float64).ravel()
+    return means
+
+
+def follow(now: UInt8, later: UInt8) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Corners of a grey picture [h, w] and where they are later, both [n, 2], x first [px]; lost ones are left out."""
+    cv2 = opencv()
+    corners = corners_of(now)
+    if not len(corners):
+        return corners, corners
+    words = {"winSize": (11, 11), "maxLevel": 3}
+    there, found, _ = cv2.calcOpticalFlowPyrLK(now, later, corners[:, None], None, **words)
+    back, found_back, _ = cv2.calcOpticalFlowPyrLK(later, now, there, None, **words)
+    there, back = there[:, 0], back[:, 0]
+    kept = (found[:, 0] == 1) & (found_back[:, 0] == 1) & (np.linalg.norm(back - corners, axis=1) < BACK_PX)
+    height, width = now.shape
+    kept &= (there >= 0).all(1) & (there[:, 0] <= width - 1) & (there[:, 1] <= height - 1)
+    return corners[kept], there[kept].astype(np.float32)
+
+
+def corners_of(grey: UInt8) -> NDArray[np.float32]:
+    """The best corner of every block of `BLOCK_PX` that has one, [n, 2], x first [px]."""
+    cv2 = opencv()
+    strength = cv2.cornerMinEigenVal(grey, 3)
+    rows, columns = (n // BLOCK_PX for n in grey.shape)
+    if not rows or not columns:
+        return np.empty((0, 2), np.float32)
+    blocks = strength[: rows * BLOCK_PX, : columns * BLOCK_PX].reshape(rows, BLOCK_PX, columns, BLOCK_PX)
+    flat = blocks.transpose(0, 2, 1, 3).reshape(rows * columns, -1)
+    best = flat.argmax(1)
+    good = flat[np.arange(len(flat)), best] >= LEAST_CORNER
+    y = np.arange(rows * columns) // columns * BLOCK_PX + best // BLOCK_PX
+    x = np.arange(rows * columns) % columns * BLOCK_PX + best % BLOCK_PX
+    corners: NDArray[np.float32] = np.stack([x, y], 1)[good].astype(np.float32)
+    return corners
+
+
+def _motion(matrix: NDArray[np.float64], picture: UInt8, *, known: bool, agree: float) -> CameraMotion:
+    """From a matrix in pixels around the middle; none where the motion is not known."""
+    side = min(picture.shape)
+    shares = np.column_stack([matrix[:, :2], matrix[:, 2] / side]) if known else np.eye(2, 3)
+    in_px = np.column_stack([shares[:, :2], shares[:, 2] * side])
+    way = _apart_px(in_px, np.eye(2, 3), picture.shape) / side
+    return CameraMotion(matrix=shares, way=way, known=known, agree=agree)
+
+
+def _apart_px(one: Float64, other: Float64, shape: tuple[int, ...]) -> float:
+    """How far two motions [2, 3] send the places of a picture apart, at the root mean square [px]."""
+    ys, xs = (np.linspace(-n / 2, n / 2, 9) for n in shape)
+    places = np.stack([*(grid.ravel() for grid in np.meshgrid(xs, ys)), np.ones(81)], 1)
+    return float(np.sqrt(((places @ (one - other).T) ** 2).sum(1).mean()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipCamera:
+    """What the camera does over one gap, at several moments of a clip."""
+
+    moments: int  # that were looked at
+    known: int  # of these
+    moving: int  # of the known ones, in which the camera moves more than `LEAST_WAY`
+    way: float  # the median of those that move, as a share of the picture's shorter side
+    worst: tuple[int, int]  # the two frames between which it moves most
+
+    @property
+    def moves(self) -> bool:
+        """Whether a user should know: in a fifth of the known moments, and more than once."""
+        return self.moving >= 2 and self.moving >= MOVING_SHARE * self.known
+
+    def text(self) -> str:
+        """In words, for a terminal."""
+        return f"by {self.way:.1%} of the picture, in {self.moving} of {self.known} moments"
+
+
+def watch_camera(frames: UInt8, gap_frames: int, shot: NDArray[np.int64]) -> ClipCamera:
+    """What the camera of a clip [T, H, W, 3] does over a gap of frames; `shot` [T] numbers the shots of the clip."""
+    whole = np.flatnonzero(shot[:-gap_frames] == shot[gap_frames:])
+    places = np.unique(np.linspace(0, len(whole) - 1, min(MOMENTS, len(whole))).astype(int))
+    now = whole[places]
+    motions = [camera_motion(*small_grey(frames[[t, t + gap_frames]])) for t in now]
+    ways = np.array([motion.way if motion.known else 0.0 for motion in motions])
+    moving = ways > LEAST_WAY
+    most = int(now[ways.argmax()]) if len(ways) else 0
+    return ClipCamera(
+        moments=len(motions),
+        known=sum(motion.known for motion in motions),
+        moving=int(moving.sum()),
+        way=float(np.median(ways[moving])) if moving.any() else 0.0,
+        worst=(most, min(most + gap_frames, len(frames) - 1)),
+    )

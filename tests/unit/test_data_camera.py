@@ -1,0 +1,128 @@
+import cv2
+import numpy as np
+import pytest
+
+from cyclemimic.cli import main
+from cyclemimic.data.camera import camera_motion, small_grey, watch_camera
+from cyclemimic.data.cuts import find_cuts
+from cyclemimic.data.stabilise import FARTHEST, camera_path, named_mode, stabilised
+from cyclemimic.data.video import write_video
+from cyclemimic.embodiment.resize import resize_square
+from cyclemimic.errors import InputError
+from cyclemimic.recipes.footage import open_source
+from cyclemimic.store.frame_cache import FrameCache
+from tests.unit.camera_small import arm_clip
+
+REST = [{"arm_px": 30}, {"arm_px": 70}, {"noise": 6.0}, {"arm_px": 8, "noise": 0.0}]
+MOTIONS = [
+    {"pan": (0.5, 0.0)},
+    {"pan": (-0.4, 0.8)},
+    {"shake_px": 1.5},
+    {"turn_rad": 0.3},
+    {"pan": (0.6, 0), "arm_px": 60},
+]
+
+
+def watched(seed, **words):
+    frames, _ = arm_clip(seed, **words)
+    return watch_camera(frames, 6, np.zeros(len(frames), np.int64))
+
+
+def test_a_camera_that_moves_is_told_from_an_arm_that_moves():
+    """Precision and recall over scenes, arms of all sizes, noise, pans, shaking and turns."""
+    moving = [watched(seed, **words).moves for seed in range(4) for words in MOTIONS]
+    resting = [watched(seed, **words).moves for seed in range(4) for words in REST]
+    recall, false = np.mean(moving), sum(resting)
+    print(f"recall {recall:.2f} of {len(moving)}, {false} of {len(resting)} at rest called moving")
+    assert false == 0 and recall >= 0.95
+
+
+def test_how_far_it_moves_is_right():
+    found = watched(1, pan=(0.5, 0.0))
+    assert found.way == pytest.approx(6 * 0.5 / 96, rel=0.15) and found.known >= 0.8 * found.moments
+    assert found.worst[1] - found.worst[0] == 6
+    frames, _ = arm_clip(2, turn_rad=0.4, num_frames=20)
+    motion = camera_motion(*small_grey(frames[[4, 9]]))
+    assert motion.turn_rad == pytest.approx(0.1, abs=0.01) and motion.known
+
+
+def test_an_even_wall_says_nothing_and_tiny_pictures_do_not_break():
+    wall = np.full((2, 96, 128), 90, np.uint8)
+    assert not camera_motion(*wall).known
+    assert not camera_motion(*np.zeros((2, 5, 5), np.uint8)).known
+    short = watch_camera(np.zeros((3, 20, 20, 3), np.uint8), 5, np.zeros(3, np.int64))
+    assert short.moments == 0 and not short.moves
+
+
+def test_pairs_across_a_cut_are_not_looked_at():
+    one, two = arm_clip(1, 12)[0], arm_clip(9, 12)[0]
+    frames = np.concatenate([one, two])
+    found = watch_camera(frames, 6, np.repeat([0, 1], 12))
+    assert found.moments == 12 and not found.moves
+
+
+def background_change(frames, rows=slice(None)):
+    """How far the borders, where the arm seldom is, are from those of the middle frame, of 255."""
+    still = np.abs(frames.astype(int) - frames[len(frames) // 2]).mean(-1)
+    return float(np.median(still[:, -20:][:, rows]))
+
+
+@pytest.mark.parametrize(("words", "mode"), [({"shake_px": 2.0}, "shift"), ({"turn_rad": 0.15}, "turn")])
+def test_a_shaking_camera_is_held_still_and_the_border_is_gone(words, mode):
+    frames, poses = arm_clip(3, noise=0.0, **words)
+    before = frames.copy()
+    held, remark = stabilised(frames, mode)
+    assert np.array_equal(frames, before)
+    assert held.shape[0] == len(frames) and held.shape[1] < 96 and held.shape[2] < 128
+    cut = ((96 - held.shape[1]) // 2, (128 - held.shape[2]) // 2)
+    assert f"border of {cut[1]} x {cut[0]} px" in remark
+    assert background_change(held) < 0.35 * background_change(frames[:, cut[0] : 96 - cut[0], cut[1] : 128 - cut[1]])
+    path, lost = camera_path(frames, mode)
+    true = poses - np.median(poses, 0)
+    assert lost <= 2 and np.abs(path[:, 1:] * 96 - true[:, 1:]).max() < 1.0
+    if mode == "turn":
+        assert np.abs(path[:, 0] - true[:, 0]).max() < 0.01
+
+
+def test_each_shot_is_held_by_itself():
+    frames = np.concatenate([arm_clip(3, 14, shake_px=1.5)[0], arm_clip(8, 14, shake_px=1.5)[0]])
+    assert find_cuts(resize_square(frames, 64)).tolist() == [14]
+    held, remark = stabilised(frames, "shift")
+    assert "held still (shift)" in remark
+    assert background_change(held[:14]) < background_change(frames[:14])
+    assert background_change(held[14:]) < background_change(frames[14:])
+
+
+def test_what_rests_is_left_alone_and_what_wanders_off_is_said_to():
+    frames, _ = arm_clip(4)
+    held, remark = stabilised(frames, "shift")
+    assert held is frames and remark == ""
+    wide, _ = arm_clip(4, pan=(0.0, 1.5))
+    held, remark = stabilised(wide, "shift")
+    assert held is wide and f"more than {FARTHEST:.0%}" in remark
+    rng = np.random.default_rng(0)
+    flicker = rng.integers(0, 255, (12, 64, 64, 3)).astype(np.uint8)
+    assert "could not be followed" in stabilised(flicker, "shift")[1]
+    with pytest.raises(InputError, match="shift or turn"):
+        named_mode("shfit")
+
+
+def test_a_held_source_is_another_source_down_to_the_cache(tmp_path, capsys):
+    frames, _ = arm_clip(3, shake_px=2.0, noise=0.0)
+    write_video(tmp_path / "v/arm/1.mp4", frames, 10)
+    write_video(tmp_path / "v/arm/2.mp4", arm_clip(5, noise=0.0)[0], 10)
+    caches = {}
+    for name in (f"folder:{tmp_path}/v", f"folder:{tmp_path}/v?stabilise=shift"):
+        main(["data", "cache", name, "--size-px", "32", "--cache", str(tmp_path / "cache")])
+        caches[name] = open_source(name)
+    found = [FrameCache.open(path.parent) for path in sorted((tmp_path / "cache").glob("*/index.json"))]
+    assert len(found) == 2 and len({cache.source_hash for cache in found}) == 2
+    shaking, held = sorted((np.array(cache.clip_frames(0)) for cache in found), key=background_change, reverse=True)
+    assert background_change(held) < 0.5 * background_change(shaking)
+    assert np.array_equal(found[0].clip_frames(1), found[1].clip_frames(1))  # its camera rests
+    held_source = caches[f"folder:{tmp_path}/v?stabilise=shift"]
+    held_source.read(held_source.clips()[0])
+    assert "held still" in held_source.remarks_of(held_source.clips()[0])[-1]
+    with pytest.raises(InputError, match="shift or turn"):
+        open_source(f"folder:{tmp_path}/v?stabilise=no")
+    assert cv2.getNumThreads() >= 1
