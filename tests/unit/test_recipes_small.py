@@ -106,7 +106,7 @@ def test_the_command_rehearses_it_with_a_backbone(tmp_path, capsys):
     words = ["tokenizer", "--source", "none", "--run", str(tmp_path / "run"), "--recipe", "small"]
     cli.main([*words, "--dry-run", "sizes"])
     said = capsys.readouterr().out
-    assert "GFLOP" in said and "a checkpoint: 12.4 MB" in said
+    assert "GFLOP" in said and "a checkpoint: 12.7 MB" in said
     cli.main([*words, "--backbone", "facebook/dinov2-small", "--dry-run", "sizes"])
     assert "22.057" in capsys.readouterr().out
     assert not (tmp_path / "run").exists()

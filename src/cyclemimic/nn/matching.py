@@ -15,7 +15,6 @@ from cyclemimic.nn.batches import Features
 from cyclemimic.nn.vision import ConvStem
 
 _WIDTHS = (16, 16)  # of what is matched; wide enough to tell an arm from a table, cheap enough for 49 displacements
-REACH = 3  # places of two pixels
 
 
 class MatchingStem(nn.Module):
@@ -31,7 +30,7 @@ class MatchingStem(nn.Module):
         reach: R, in places of two pixels.
     """
 
-    def __init__(self, width: int, stride_px: int, reach: int = REACH) -> None:
+    def __init__(self, width: int, stride_px: int, reach: int = 3) -> None:
         super().__init__()
         if stride_px < 4:
             raise ValueError(f"patches of 4 px or more, got {stride_px}")

@@ -42,6 +42,9 @@ def tokenizer() -> TokenizerConfig:
     """E, D and codebook."""
     return TokenizerConfig(
         size_px=SIZE_PX,
+        # Tiny's input; 8 px in each direction is what the checkpoint has room for (the row of the slow reader).
+        change="matches",
+        match_reach=4,
         # 64 wide: a convolution at the last size has 9 width^2 weights, and there are two stems. A pretrained backbone
         # named by --backbone takes its own width, and sees pictures of 224 px, so that its patches are 16 x 16 too.
         backbone=BackboneConfig(width=64, stride_px=STRIDE_PX, input_px=224),

@@ -44,6 +44,7 @@ class TokenizerConfig:
     Args:
         change: what the later frame's patches carry beside its features: the change of pixels, of features, how places
             of both frames match, or none.
+        match_reach: how far places are matched, in places of two pixels.
         decoder: motion, pixel, feature, or package.module:Class, which is called with a `DecoderShape`.
         given_tokens: G, tokens and codebook of an earlier stage, which keep what is not action (UniVLA); the decoder
             sees them beside the latent action.
@@ -53,6 +54,7 @@ class TokenizerConfig:
 
     size_px: int = 32
     change: Literal["pixels", "features", "matches", "none"] = "pixels"
+    match_reach: int = 3
     decoder: str = "motion"
     given_tokens: int = 0
     words: bool = False
@@ -107,7 +109,7 @@ class LatentActionTokenizer(nn.Module):
         if config.change == "pixels":
             self.change = ConvStem(width, _stem_stride(config, grid))
         elif config.change == "matches":
-            self.change = MatchingStem(width, _stem_stride(config, grid))
+            self.change = MatchingStem(width, _stem_stride(config, grid), config.match_reach)
         word_width = config.word_width if config.words else 0
         self.words = nn.Embedding(config.word_hashes, word_width) if config.words else None
         self.encoder = Encoder(
