@@ -40,6 +40,7 @@ from cyclemimic.store.weights import load_tensors, save_tensors
 
 WEIGHTS_FILE, NETWORK_FILE = "model.safetensors", "network.json"
 READER = "head.reader."  # the part of the head that pre-training and fine-tuning share
+DECODERS = "head.decoders."  # one for each body
 BACKBONE = "latent.backbone."
 VIEWS = BACKBONE + "views"  # all that a network of more cameras has beyond one of fewer
 
@@ -187,14 +188,19 @@ def build_policy_network(spec: NetworkSpec, *, seed: int) -> PolicyNetwork:
         return PolicyNetwork(spec)
 
 
-def load_pretrained(network: PolicyNetwork, tensors: Mapping[str, Tensor], vocabulary: Vocabulary) -> None:
+def load_pretrained(
+    network: PolicyNetwork, tensors: Mapping[str, Tensor], vocabulary: Vocabulary, *, decoder: bool = False
+) -> None:
     """Take over latent policy and reader of a pre-trained network; what is behind the reader stays new.
 
+    Where it was a policy already, see `keeps_decoder`, its action `decoder` can be taken over too.
     Tokens that the pre-training's `vocabulary` lacks keep their new rows if they are action tokens, and get the mean of
     the known words' rows if they are words: nothing is known of them but that they are words. Engineering.
     """
     own = network.state_dict()
     parts = ("latent.", READER) if any(name.startswith(READER) for name in own) else ("latent.",)
+    if decoder:
+        parts = (*parts, DECODERS)
     kept = {name: value for name, value in tensors.items() if name.startswith(parts)}
     for name in network.latent.backbone.vocabulary_rows:
         if (full := BACKBONE + name) in kept and full in own:
@@ -209,6 +215,12 @@ def load_pretrained(network: PolicyNetwork, tensors: Mapping[str, Tensor], vocab
             remedy="Use the configuration and the vocabulary of the pre-training.",
         )
     network.load_state_dict({**own, **kept})
+
+
+def keeps_decoder(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> bool:
+    """Whether the weights `tensors` hold one action decoder, and it fits the only one of `own`."""
+    sizes = [{n: v.shape for n, v in some.items() if n.startswith(DECODERS)} for some in (own, tensors)]
+    return bool(sizes[0]) and sizes[0] == sizes[1] and all(name.startswith(f"{DECODERS}0.") for name in sizes[0])
 
 
 def _carried_rows(fresh: Tensor, old: Tensor, ours: Vocabulary, theirs: Vocabulary) -> Tensor:

@@ -181,16 +181,23 @@ def run_label_part(
     part: int = 0,
     num_parts: int = 1,
     read: Literal["cache", "direct"] = "cache",
+    bodies: Sequence[str] = (),
 ) -> tuple[int, ...]:
     """One of several jobs that label a source together; returns the shards that the store still lacks.
 
-    Jobs that start at once need a cache that is there already, or `read` direct.
+    Jobs that start at once need a cache that is there already, or `read` direct. With `bodies` only their clips are
+    labelled, and pre-training sees no others.
     """
     use_threads(threads)
     tokenizer = LatentActionTokenizer.load(tokenizer_run)
     cache, _ = frames_of(source, tokenizer.config.size_px, cache_root, read)
     sha256 = sha256_file(tokenizer_run / WEIGHTS)
-    gap_s, cuts = gap_for(cache, tokenizer_facts(tokenizer_run)["gap_s"]), shots(cache, cache_root)
+    cuts = shots(cache, cache_root)
+    if bodies:
+        wanted = chosen("bodies", bodies, cache.embodiments)
+        keep = np.array([i for i, clip in enumerate(cache.clips) if clip.embodiment in wanted], np.int64)
+        cache, cuts = cache.subset(keep), [cuts[i] for i in keep]
+    gap_s = gap_for(cache, tokenizer_facts(tokenizer_run)["gap_s"])
     label_part(tokenizer, sha256, cache, gap_s, out, cuts=cuts, device=device, part=part, num_parts=num_parts)
     return missing_shards(out)
 
@@ -294,12 +301,14 @@ def run_finetune(
     init: Path | None,
     threads: int,
     hold_out: bool = False,
+    as_one_body: bool = False,
     checkpoint_every: int = 500,
     loop: LoopConfig | None = None,
 ) -> Path:
     """Station 3, second half: physical actions from a few demonstrations, of one body or of several at once.
 
-    Any source will do whose episodes carry actions. Which clips were used stands in the run's configuration, so that
+    Several bodies get an action decoder each, or `as_one_body` share one, where they share an action space. Any source
+    will do whose episodes carry actions. Which clips were used stands in the run's configuration, so that
     `run_open_loop` can refuse them.
     """
     use_threads(threads)
@@ -312,7 +321,9 @@ def run_finetune(
     if store is not None:
         store.require(source_hash=source_hash(source))
     image_px = (config.network if init is None else read_spec(init).config).backbone.image_px
-    data = [_demonstrations(source, mine, store, config, image_px, alone=len(bodies) == 1) for mine in clips.values()]
+    whole = [clip for mine in clips.values() for clip in mine]
+    sets = [whole] if as_one_body else list(clips.values())
+    data = [_demonstrations(source, mine, store, config, image_px, alone=len(sets) == 1) for mine in sets]
     stage = FinetuneStage(config, data, init=init)
     if store is not None and init is not None and (init / CONFIG_FILE).exists():
         # The same number of codes is not the same codes: only the tokenizer behind the pre-training means them.
@@ -327,7 +338,7 @@ def run_finetune(
             "demonstrations": source_hash(source),
             "body": bodies[0] if len(bodies) == 1 else bodies,
             "per_skill": per_skill,
-            "clips": [clip.name for mine in clips.values() for clip in mine],
+            "clips": [clip.name for clip in whole],
             "init": None if init is None else init.name,
             "labels": None if store is None else store.provenance.tokenizer_sha256,
         },

@@ -28,10 +28,11 @@ from cyclemimic.policy.network import (
     PolicyNetwork,
     build_policy_network,
     head_class,
+    keeps_decoder,
     load_pretrained,
     read_network,
 )
-from cyclemimic.policy.policy import BodySpec, LatentActionPolicy
+from cyclemimic.policy.policy import BodySpec, LatentActionPolicy, read_bodies
 from cyclemimic.policy.vocabulary import Vocabulary
 from cyclemimic.randomness import rng_for
 from cyclemimic.train.demonstrations import DemonstrationData, Moments, joined
@@ -103,7 +104,9 @@ class FinetuneStage:
         grown = self.spec.vocabulary.num_bins > 0
         if pretrained is not None:
             found, tensors = pretrained
-            load_pretrained(network, tensors, found.vocabulary)
+            before = _same_body(self.bodies, init) if keeps_decoder(network.state_dict(), tensors) else None
+            self.bodies = before or self.bodies
+            load_pretrained(network, tensors, found.vocabulary, decoder=before is not None)
             grown |= found.vocabulary != self.spec.vocabulary
         if config.adaptation == "lora":
             # Rows that nothing has trained yet must learn, beside adapters too.
@@ -283,6 +286,19 @@ def _body(data: DemonstrationData, config: FinetuneConfig, camera: CameraSpec) -
         proprioception=None if state is None else Normalizer.fit(state, "std"),
         extra_cameras=tuple(own.get(name) for name in config.extra_cameras),
     )
+
+
+def _same_body(bodies: dict[str, BodySpec], init: Path | None) -> dict[str, BodySpec] | None:
+    """The only body, normalised as the policy in `init` was: a decoder that is kept speaks in its units.
+
+    None where that was a policy of other axes.
+    """
+    assert init is not None
+    ((name, body),) = bodies.items()
+    (before,) = read_bodies(init).values()
+    if before.action_space.axes != body.action_space.axes:
+        return None
+    return {name: replace(body, actions=before.actions, proprioception=before.proprioception)}
 
 
 def _state(body: BodySpec, data: DemonstrationData) -> Float32:
