@@ -134,6 +134,12 @@ def test_true_actions_are_learnt_for_as_long_as_pretraining_takes(study):
     assert flag(tuned, "--init") == flag(bound, "--run") and "--labels" not in tuned
 
 
+def test_without_the_state_only_pretraining_is_blind(study):
+    made = study(("true_actions", "true_actions_blind"))
+    blind = [words for words in jobs_of(made, "finetune") if "--no-proprioception" in words]
+    assert len(blind) == 1 and "--as-one-body" in blind[0]
+
+
 def test_commands_come_behind_what_they_need(study):
     jobs = study((), per_skill=(5, 20))._whole.jobs
     for number, job in enumerate(jobs.values()):

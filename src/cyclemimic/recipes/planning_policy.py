@@ -72,7 +72,9 @@ class PolicyCommands(TokenizerCommands):
             (of,) if codebook is None else (of, codebook),
         )  # fmt: skip
 
-    def true_actions(self, seed: int, recipe: str, config: FinetuneConfig, film: Made, only: Sequence[str]) -> Made:
+    def true_actions(
+        self, seed: int, recipe: str, config: FinetuneConfig, film: Made, only: Sequence[str], *, state: bool = True
+    ) -> Made:
         """A policy of the true actions of the film, learnt for as many steps as pre-training takes."""
         size, steps = self.size, self.steps(self.base.pretrain.optim.steps)
         absent = [skill for skill in size.acting_skills if skill not in size.skills]
@@ -83,11 +85,13 @@ class PolicyCommands(TokenizerCommands):
             )  # fmt: skip
         return self.make(
             "true-actions", seed, "learn the true actions of other bodies", FINETUNE_STEP_S * steps,
-            [asdict(replace(config, seed=seed)), steps, list(only), size.acting_skills, size.episodes],
+            [asdict(replace(config, seed=seed, use_proprioception=state)), steps, list(only), size.acting_skills,
+             size.episodes],
             lambda out: (
                 "finetune", "--source", f"film:{film.folder}", "--run", out, "--body", *only, "--as-one-body",
                 "--skills", *size.acting_skills, "--per-skill", size.episodes, "--adaptation", "full",
                 "--recipe", recipe, "--steps", steps, "--seed", seed, "--tracker", "none", "--keep-last", 1,
+                *([] if state else ["--no-proprioception"]),
             ),
             (film,),
         )  # fmt: skip

@@ -74,7 +74,7 @@ class PolicyTablePlanner(PolicyCommands):
         film, name = self.film(seed), row.recipe_name(self.recipe_name)
         only = self.others() if row.others else ()
         if row.start == "true actions":
-            return self.true_actions(seed, name, recipe.finetune, film, only), None
+            return self.true_actions(seed, name, recipe.finetune, film, only, state=row.state), None
         shown = self.demonstrations(seed)
         if row.start == "true motion":
             video = self.true_labels(seed, "video", film, only=only)

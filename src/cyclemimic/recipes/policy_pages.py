@@ -19,7 +19,7 @@ HOW_TO_READ = (
     "together, with Wilson's interval, which knows nothing of how seeds differ. Differences are seed by seed, with "
     "their t interval and the wins of seeds; behind them the starts that only the other row and that only this row "
     "solved, and the exact p of McNemar's test over the starts of all seeds: where the intervals disagree, believe "
-    "the one over seeds."
+    "the one over seeds. Where a rate was chosen, it was from the validation starts: on those it flatters its row."
 )
 Results = Mapping[tuple[str, int], PolicyResult]
 

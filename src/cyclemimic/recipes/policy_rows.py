@@ -25,6 +25,7 @@ class PolicyRow:
             ones, `true actions` on the actions themselves.
         tokenizer: where there is one.
         others: whether the body that acts is seen by neither tokenizer nor pre-training.
+        state: of `true actions`: whether the robot's state is seen before the demonstrations too, as no video has it.
         changes: to the recipe of the policy, by name (`ablations.CHANGES`).
         beside: a row that it is compared with besides the table's.
     """
@@ -34,6 +35,7 @@ class PolicyRow:
     start: Start = "tokenizer"
     tokenizer: Row | None = None
     others: bool = False
+    state: bool = True
     changes: tuple[str, ...] = ()
     beside: str | None = None
 
@@ -126,6 +128,14 @@ POLICY = PolicyTable(
             start="true actions",
             others=True,
             beside="oracle_codes",
+        ),
+        PolicyRow(
+            name="true_actions_blind",
+            says="the same without the robot's state, which no video has; with a new action decoder",
+            start="true actions",
+            others=True,
+            state=False,
+            beside="true_actions",
         ),
     ),
 )
