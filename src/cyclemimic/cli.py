@@ -280,6 +280,7 @@ def pretrain(
     source: str,
     labels: Path,
     run: Path,
+    proprioception: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     recipe: str = "tiny",
     policy_backbone: str | None = None,
     steps: int | None = None,
@@ -296,6 +297,7 @@ def pretrain(
         source: the video that was labelled.
         labels: what `cyclemimic label` wrote.
         run: folder for weights, metrics and checkpoints.
+        proprioception: of film:PATH, see the robot's state as well, which no video has: a bound.
         recipe: tiny, paper, or package.module:function.
         policy_backbone: prismatic, or package.module:Class; the recipe's unless given.
         steps: updates; the recipe's unless given.
@@ -320,6 +322,7 @@ def pretrain(
         run,
         cache_root=cache,
         threads=threads,
+        proprioception=proprioception,
         loop=LoopConfig(tracker=tracker, keep_last=keep_last, checkpoint_every_s=checkpoint_every_s),
     )
     print(f"pre-trained policy in {run}")

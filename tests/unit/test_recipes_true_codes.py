@@ -13,7 +13,8 @@ from cyclemimic.store.label_store import LabelStore
 from cyclemimic.types import ClipInfo
 
 GAP_S, FPS, FRAMES = 0.6, 5.0, 9
-DIRECTIONS = np.array([[0.01, 0, 0], [-0.01, 0, 0], [0, 0.01, 0], [0, 0, 0.01]])
+# Exact in binary, or the second round names how sums are rounded.
+DIRECTIONS = np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, 0, 1]]) / 128
 
 
 class Film(FilmSource):

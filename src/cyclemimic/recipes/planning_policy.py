@@ -97,15 +97,17 @@ class PolicyCommands(TokenizerCommands):
         )  # fmt: skip
 
     def pretrained(
-        self, seed: int, row: str, recipe: str, config: PretrainConfig, film: Made, video: Made
-    ) -> Made:  # fmt: skip
+        self, seed: int, row: str, recipe: str, config: PretrainConfig, film: Made, video: Made,
+        *, state: bool = False,
+    ) -> Made:  # fmt: skip  # fmt: skip
         """A policy that knows which latent action follows."""
         steps = self.steps(config.optim.steps)
         return self.make(
             "pretrain", seed, f"pre-train a policy: {row}", PRETRAIN_STEP_S * steps,
-            [asdict(replace(config, seed=seed)), steps],
+            [asdict(replace(config, seed=seed)), steps, *(["state"] if state else [])],
             lambda out: (
-                "pretrain", "--source", f"folder:{film.folder}/video", "--labels", video.folder, "--run", out,
+                "pretrain", "--source", f"film:{film.folder}" if state else f"folder:{film.folder}/video",
+                *(["--proprioception"] if state else []), "--labels", video.folder, "--run", out,
                 "--recipe", recipe, "--steps", steps, "--seed", seed, "--cache", self.cache, "--tracker", "none",
                 "--keep-last", 1,
             ),

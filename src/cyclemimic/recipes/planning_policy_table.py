@@ -85,7 +85,7 @@ class PolicyTablePlanner(PolicyCommands):
             source = f"folder:{film.folder}/video"
             video = self.labels(seed, row.name, "video", tokenizer, film, source, 20.0, only)
             known = self.labels(seed, row.name, "the demonstrations", tokenizer, shown, f"film:{shown.folder}", 8.0)
-        return self.pretrained(seed, row.name, name, recipe.pretrain, film, video), known
+        return self.pretrained(seed, row.name, name, recipe.pretrain, film, video, state=row.state), known
 
     def others(self) -> tuple[str, ...]:
         """The filmed bodies but the one that acts. InputError where there is none."""

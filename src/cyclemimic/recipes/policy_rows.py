@@ -25,7 +25,7 @@ class PolicyRow:
             ones, `true actions` on the actions themselves.
         tokenizer: where there is one.
         others: whether the body that acts is seen by neither tokenizer nor pre-training.
-        state: of `true actions`: whether the robot's state is seen before the demonstrations too, as no video has it.
+        state: whether the robot's state is seen before the demonstrations too, which no video has.
         changes: to the recipe of the policy, by name (`ablations.CHANGES`).
         beside: a row that it is compared with besides the table's.
     """
@@ -35,7 +35,7 @@ class PolicyRow:
     start: Start = "tokenizer"
     tokenizer: Row | None = None
     others: bool = False
-    state: bool = True
+    state: bool = False
     changes: tuple[str, ...] = ()
     beside: str | None = None
 
@@ -127,6 +127,15 @@ POLICY = PolicyTable(
             says="pre-trained on true actions and states of the other bodies; its action decoder is kept: the bound",
             start="true actions",
             others=True,
+            state=True,
+            beside="oracle_codes",
+        ),
+        PolicyRow(
+            name="proprio_bound",
+            says="as oracle_codes, with the robot's true state in pre-training; its decoder is kept but for the end",
+            start="true motion",
+            others=True,
+            state=True,
             beside="oracle_codes",
         ),
         PolicyRow(
@@ -134,7 +143,6 @@ POLICY = PolicyTable(
             says="the same without the robot's state, which no video has; with a new action decoder",
             start="true actions",
             others=True,
-            state=False,
             beside="true_actions",
         ),
     ),

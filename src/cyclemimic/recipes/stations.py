@@ -32,6 +32,7 @@ from cyclemimic.recipes.footage import (
     loader_extras,
     settled_gap,
     shots,
+    true_states,
 )
 from cyclemimic.recipes.objectives import univla_stages, with_backbone
 from cyclemimic.store.atomic import read_json, sha256_file, write_json
@@ -210,15 +211,20 @@ def run_pretrain(
     *,
     cache_root: Path,
     threads: int,
+    proprioception: bool = False,
     checkpoint_every: int = 500,
     loop: LoopConfig | None = None,
 ) -> Path:
-    """Station 3, first half: which latent action follows a picture and a sentence."""
+    """Station 3, first half: which latent action follows a picture and a sentence.
+
+    With `proprioception` the robot's state is seen too, which no video has: a bound, for films with actions.
+    """
     use_threads(threads)
     cache = cached(source, config.network.backbone.image_px, cache_root)
     store = LabelStore.open(labels)
     store.require(source_hash=cache.source_hash)
-    data = pretrain_data([cache], store)
+    states = true_states(source) if proprioception else None
+    data = pretrain_data([cache], store, states)
     sides = split_clips(cache.clips, HELD_OUT, SPLIT_SEED)
     clip = np.searchsorted(cache.offsets, data.frame, side="right") - 1
     held_out = np.isin(clip, sides.val)
@@ -230,6 +236,7 @@ def run_pretrain(
         run_dir=run,
         config={
             **asdict(config),
+            **({"proprioception": True} if proprioception else {}),
             "threads": threads,
             "source": cache.source_hash,
             "tokenizer": store.provenance.tokenizer_sha256,
