@@ -16,18 +16,22 @@ try:
 
     from cyclemimic.data.check import GAP_S
     from cyclemimic.data.skip import DROPPED
+    from cyclemimic.data.sources.film import FilmSource
     from cyclemimic.recipes import ablate as studies
     from cyclemimic.recipes import checking, exporting, footage, judging, remote, reporting, stations
     from cyclemimic.recipes import demo as demo_recipe
     from cyclemimic.recipes import dry_run as rehearsal
     from cyclemimic.recipes.ablations import changed
+    from cyclemimic.recipes.commands import StudySize
     from cyclemimic.recipes.paper import paper
-    from cyclemimic.recipes.planning import StudySize
+    from cyclemimic.recipes.policy_rows import POLICY
+    from cyclemimic.recipes.policy_study import PolicyStudy, policy_study_of
     from cyclemimic.recipes.published import tables_text
     from cyclemimic.recipes.recipe import Recipe, RecipeObjective, find_recipe
     from cyclemimic.recipes.small import small
     from cyclemimic.recipes.tables import find_table
     from cyclemimic.recipes.tiny import tiny
+    from cyclemimic.recipes.true_codes import label_true_motion
     from cyclemimic.store.label_store import LabelStore
     from cyclemimic.train.endings import RunEndedError
     from cyclemimic.train.loop import LoopConfig, use_threads
@@ -225,8 +229,11 @@ def tokenizer(
 
 def label(
     source: str,
-    tokenizer: Path,
     out: Path,
+    tokenizer: Path | None = None,
+    true_motion: Path | None = None,
+    gap_s: float = 0.6,
+    bodies: tuple[str, ...] = (),
     shard_index: int = 0,
     num_shards: int = 1,
     read: Literal["cache", "direct"] = "cache",
@@ -239,8 +246,12 @@ def label(
 
     Args:
         source: where the video lies, such as folder:PATH.
-        tokenizer: a run of `cyclemimic tokenizer`.
         out: folder of the label store; what is labelled already is kept.
+        tokenizer: a run of `cyclemimic tokenizer`.
+        true_motion: instead of a tokenizer, for film:PATH: perfect codes of the hand's true motion. Folder of their
+            codebook, fitted on first use.
+        gap_s: of true motion: seconds between the two frames of a pair.
+        bodies: whose clips are labelled; all unless named.
         shard_index: which of `num_shards` jobs this is, from 0; the store can be read once all are done.
         num_shards: how many jobs label this source together.
         read: cache decodes the video once, direct as it is needed; jobs that start together need a finished cache, or
@@ -251,6 +262,19 @@ def label(
         device: cpu, cuda ...
         cache: folder of decoded frames.
     """
+    if (tokenizer is None) == (true_motion is None):
+        raise InputError(
+            "--tokenizer", expected="a tokenizer, or --true-motion", got="neither" if tokenizer is None else "both",
+            remedy="Name a run of `cyclemimic tokenizer`.",
+        )  # fmt: skip
+    if true_motion is not None:
+        opened = footage.open_source(source)
+        if not isinstance(opened, FilmSource):
+            raise InputError("--source", expected="film:PATH", got=source, remedy="Name what `film` wrote.")
+        store = label_true_motion(opened, out, true_motion, gap_s=gap_s, bodies=bodies)
+        print(f"{len(store)} labels of {len(store.clips)} clips in {out}")
+        return
+    assert tokenizer is not None
     missing = stations.run_label_part(
         footage.open_source(source),
         tokenizer,
@@ -262,6 +286,7 @@ def label(
         num_parts=num_shards,
         read=read,
         features=features,
+        bodies=bodies,
     )
     if missing and num_shards > 1:
         print(f"job {shard_index} of {num_shards} is done; {len(missing)} shards are left to the others")
@@ -274,6 +299,7 @@ def pretrain(
     source: str,
     labels: Path,
     run: Path,
+    proprioception: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     recipe: str = "tiny",
     policy_backbone: str | None = None,
     steps: int | None = None,
@@ -290,6 +316,7 @@ def pretrain(
         source: the video that was labelled.
         labels: what `cyclemimic label` wrote.
         run: folder for weights, metrics and checkpoints.
+        proprioception: of film:PATH, see the robot's state as well, which no video has: a bound.
         recipe: tiny, small, paper, or package.module:function.
         policy_backbone: prismatic, or package.module:Class; the recipe's unless given.
         steps: updates; the recipe's unless given.
@@ -314,6 +341,7 @@ def pretrain(
         run,
         cache_root=cache,
         threads=threads,
+        proprioception=proprioception,
         loop=LoopConfig(tracker=tracker, keep_last=keep_last, checkpoint_every_s=checkpoint_every_s),
     )
     print(f"pre-trained policy in {run}")
@@ -333,6 +361,7 @@ def finetune(
     proprioception: bool = True,
     instruction_dropout: float = 0.0,
     hold_out: bool = False,
+    as_one_body: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     recipe: str = "tiny",
     policy_backbone: str | None = None,
     steps: int | None = None,
@@ -350,7 +379,8 @@ def finetune(
         run: folder for the policy, metrics and checkpoints.
         body: whose demonstrations; several bodies share one network.
         labels: latent actions of the demonstrations' video; without them plain behaviour cloning.
-        init: a run of `cyclemimic pretrain`; without it all weights start at random.
+        init: a run of `cyclemimic pretrain`, or of `finetune`; without it all weights start at random. Of `finetune` on
+            one body, or `as_one_body`, the action decoder is kept too where the action space is the same.
         adaptation: lora trains adapters and the action head, full trains everything.
         per_skill: how many demonstrations of each skill.
         skills: which skills; all unless named. In other sources than films a skill is its sentence.
@@ -359,6 +389,7 @@ def finetune(
         proprioception: whether the policy sees the robot's state.
         instruction_dropout: share of moments that are shown without their sentence.
         hold_out: leave the held-out clips out, so that `evaluate --split held-out` can use them.
+        as_one_body: several bodies of one action space share one action decoder.
         recipe: tiny, small, paper, or package.module:function.
         policy_backbone: without `init`: prismatic, or package.module:Class; the recipe's unless given.
         steps: updates; the recipe's unless given.
@@ -404,6 +435,7 @@ def finetune(
         labels=labels,
         init=init,
         hold_out=hold_out,
+        as_one_body=as_one_body,
         threads=threads,
         loop=LoopConfig(tracker=tracker, keep_last=keep_last, checkpoint_every_s=checkpoint_every_s),
     )
@@ -423,6 +455,8 @@ def evaluate(
     episodes: int = 20,
     first_seed: int = 10_000_000,
     show: Literal["as it is", "swapped", "black"] = "as it is",
+    rivals: tuple[Path, ...] = (),
+    choose_first_seed: int = 11_000_000,
     through_server: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     controls: bool = False,
     out: Path | None = None,
@@ -446,6 +480,8 @@ def evaluate(
         episodes: for a policy, how many per skill.
         first_seed: for a policy, starts are drawn from this number on, and equal for equal numbers.
         show: for a policy, the true sentence and picture, a swapped instruction, or a black picture.
+        rivals: for a policy, further runs: only the one that does best from `choose_first_seed` on is judged.
+        choose_first_seed: where the starts begin by which one of several is chosen.
         through_server: for a policy, `serve` it and `drive` the world, each in a process of its own, and check that
             the episodes end as they do in this process.
         controls: for a tokenizer, measure also a difference of frames, an untrained encoder and an oracle.
@@ -499,6 +535,11 @@ def evaluate(
         )
         print(record.text())
         sys.exit(0 if record.equal == record.success.n else 1)
+    if rivals:
+        run = judging.best_of(
+            (run, *rivals), world, body=body, skills=skills, episodes=episodes, first_seed=choose_first_seed,
+            out=out or run,
+        )  # fmt: skip
     result = judging.run_rollouts(
         run,
         world,
@@ -580,8 +621,8 @@ def ablate(
     skills: tuple[str, ...] = STUDY.skills,
     acting_body: str = STUDY.acting_body,
     acting_skills: tuple[str, ...] = STUDY.acting_skills,
-    per_skill: int = STUDY.per_skill,
-    acting_episodes: int = STUDY.acting_episodes,
+    per_skill: tuple[int, ...] = (),
+    acting_episodes: int | None = None,
     run: Path = Path("runs/ablate"),
     results: Path = RESULTS,
     log: Path = Path("docs/log.md"),
@@ -598,10 +639,10 @@ def ablate(
     same command goes on.
 
     Args:
-        table: pilot, objective, buffer, discriminator, decoder, head, routing, codes or data.
+        table: pilot, objective, buffer, discriminator, decoder, head, routing, codes, data or policy.
         recipe: tiny, small, or package.module:function; the scale.
         rows: which rows beside the control; all unless named. ac3+CHANGE+CHANGE makes a row of changes.
-        seeds: how many, 0 and up; 5 unless given, 2 with `quarter`.
+        seeds: how many, 0 and up; 5 unless given, of the policy table 3, with `quarter` 2.
         split: validation for choices; test only once hypothesis and configuration are committed to the log.
         quarter: screen: a quarter of the recipe's steps.
         ours: the row that the result file compares with the control; the table's unless given.
@@ -612,8 +653,8 @@ def ablate(
         skills: what is filmed.
         acting_body: whose demonstrations, and who acts.
         acting_skills: what it is shown and asked.
-        per_skill: demonstrations of each skill.
-        acting_episodes: in closed loop, of each skill.
+        per_skill: demonstrations of each skill; 5 unless given. The policy table takes several: 5 20 50 unless given.
+        acting_episodes: in closed loop, of each skill; 24 unless given, of the policy table 48.
         run: folder for films and runs; may be removed once all cells are measured.
         results: folder for cells, the result file, Markdown and HTML.
         log: the log of experiments.
@@ -625,36 +666,33 @@ def ablate(
         dry_run: only say which cells there are, and how many CPU-minutes they take.
     """
     base = the_recipe(recipe)
-    study = studies.study_of(
-        find_table(table),
-        recipe_name=recipe,
-        base=base,
-        rows=rows,
-        seeds=seeds,
-        split=split,
-        quarter=quarter,
-        ours=ours,
-        latent_only=latent_only,
-        size=StudySize(
-            world=base.world,
-            episodes=base.episodes if episodes is None else episodes,
-            bodies=bodies,
-            unseen=unseen_bodies,
-            skills=skills,
-            acting_body=acting_body,
-            acting_skills=acting_skills,
-            per_skill=per_skill,
-            acting_episodes=acting_episodes,
-        ),
-        run=run,
-        results=results,
-        log=log,
-        cache=cache,
-        lanes=lanes,
-        budget_minutes=budget_minutes,
-        device=device,
-        precision=precision,
+    size = StudySize(
+        world=base.world,
+        episodes=base.episodes if episodes is None else episodes,
+        bodies=bodies,
+        unseen=unseen_bodies,
+        skills=skills,
+        acting_body=acting_body,
+        acting_skills=acting_skills,
+        per_skill=per_skill[0] if per_skill else STUDY.per_skill,
+        acting_episodes=acting_episodes or (POLICY if table == POLICY.name else STUDY).acting_episodes,
     )
+    given: dict[str, Any] = {
+        "recipe_name": recipe, "base": base, "rows": rows, "seeds": seeds, "split": split,
+        "quarter": quarter, "ours": ours, "size": size, "run": run, "results": results, "log": log, "cache": cache,
+        "lanes": lanes, "budget_minutes": budget_minutes, "device": device, "precision": precision,
+    }  # fmt: skip
+    study: studies.TableStudy | PolicyStudy
+    if table == POLICY.name:
+        if latent_only:
+            remedy = "Leave it out; --table objective measures tokenizers."
+            raise InputError("--latent-only", expected="a table of tokenizers", got=table, remedy=remedy)
+        study = policy_study_of(POLICY, per_skill=per_skill, **given)
+    else:
+        if len(per_skill) > 1:
+            got = " ".join(map(str, per_skill))
+            raise InputError("--per-skill", expected="one number", got=got, remedy="--table policy takes several.")
+        study = studies.study_of(find_table(table), latent_only=latent_only, **given)
     if dry_run:
         print(study.dry_run())
         return

@@ -17,7 +17,8 @@ import pytest
 from cyclemimic.cli import main, the_recipe
 from cyclemimic.evaluate.cells import Cell
 from cyclemimic.evaluate.pilot import PILOT
-from cyclemimic.recipes.planning import Planner, StudySize
+from cyclemimic.recipes.commands import StudySize
+from cyclemimic.recipes.planning import Planner
 from cyclemimic.recipes.tables import find_table
 from cyclemimic.store.atomic import read_json
 from tests.journey.conftest import RECIPE, few_steps_judge

@@ -64,6 +64,8 @@ def main(journal, verb, *words):
         ]
         write(out / "rollouts-as-it-is.json", {"episodes": rows})
         np.savez(out / "rollouts-as-it-is.npz")
+        if "--rivals" in words:
+            write(out / "choice.json", {"chosen": 1, "runs": [{"rate": rate} for rate in (0.5, 0.75, 0.25)]})
 
 
 if __name__ == "__main__":

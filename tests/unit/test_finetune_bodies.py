@@ -265,3 +265,24 @@ def test_bad_settings():
         FinetuneStage(dataclasses.replace(FINETUNE, network=latent, blind_share=0.1), so101_data())
     with pytest.raises(InputError, match="between which the bins lie"):
         FinetuneStage(dataclasses.replace(FINETUNE, network=bins, normalization="std"), so101_data())
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_policy_of_the_same_axes_hands_its_decoder_and_units_on(same, tmp_path):
+    config = dataclasses.replace(FINETUNE, extra_cameras=())
+    first = trained(FinetuneStage(config, arm_data()))
+    first.save(tmp_path)
+    data = arm_data("other")
+    if not same:
+        axes = tuple(dataclasses.replace(axis, unit="rad") for axis in ARM.axes)
+        data = dataclasses.replace(data, action_space=dataclasses.replace(ARM, axes=axes))
+    data = dataclasses.replace(data, actions=2 * data.actions, proprioception=3 * data.proprioception)
+    second = FinetuneStage(dataclasses.replace(config, seed=9), data, init=tmp_path)
+    name, reader = "head.decoders.0.mlp.0.weight", "head.reader.conv.weight"
+    before, after = first.export(), second.trainee.network.state_dict()
+    assert torch.equal(before[reader], after[reader])
+    assert torch.equal(before[name], after[name]) == same
+    units = (first.bodies["arm"].actions.to_json(), first.bodies["arm"].proprioception.to_json())
+    now = second.bodies["other"]
+    assert ((now.actions.to_json(), now.proprioception.to_json()) == units) == same
+    trained(second)

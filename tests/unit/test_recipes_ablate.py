@@ -12,7 +12,7 @@ from cyclemimic.errors import InputError
 from cyclemimic.evaluate.cells import Cell
 from cyclemimic.recipes import ablate
 from cyclemimic.recipes.ablate import inert_terms, study_of
-from cyclemimic.recipes.planning import StudySize
+from cyclemimic.recipes.commands import StudySize
 from cyclemimic.recipes.published import NOT_MEASURED, PUBLISHED, tables_text
 from cyclemimic.recipes.stations import make_world
 from cyclemimic.recipes.table_pages import RowPicture

@@ -82,7 +82,7 @@ def test_compared_policies_differ_only_in_where_they_start(tmp_path):
     scratch, full = flags("scratch"), flags("full-5")
     assert int(scratch.pop("--steps")) == p.pretrain_steps + int(full.pop("--steps"))
     full.pop("--init")
-    assert scratch.pop("--learning-rate") == "2e-3"
+    assert float(scratch.pop("--learning-rate")) == 2e-3
     assert {k: v for k, v in scratch.items() if k != "--run"} == {k: v for k, v in full.items() if k != "--run"}
     ac3, genie = flags("ac3"), flags("genie")
     differing = {k for k in ac3 if ac3[k] != genie[k]}

@@ -157,6 +157,32 @@ def test_demonstrations_by_hand(labels):
     assert (plain.num_codes, plain.codes.shape[1], plain.codes.max()) == (1, 1, 0)
 
 
+def test_a_state_seen_in_pretraining_hands_the_decoder_on_but_for_its_end(cache, labels, tmp_path):
+    states = {e.info.name: e.proprioception for e in episodes()}
+    data = pretrain_data([cache], labels, states)
+    clips = {clip.name: labels.codes_for(clip.name)[0] for clip in cache.clips}
+    assert np.array_equal(data.state, np.concatenate([states[name][frames] for name, frames in clips.items()]))
+    ends = [np.repeat(states[name][-1:, :3], len(frames), 0) for name, frames in clips.items()]
+    assert np.array_equal(data.goal, np.concatenate(ends))
+    index = np.array([3, 1])
+    assert np.array_equal(data.subset(index).state, data.state[index])
+    pre = PretrainStage(PRETRAIN, data)
+    assert {"goal_l1", "readout_nll"} <= set(pre.step(0))
+    assert np.isfinite(pre.validate(data).readout_nll)
+    pre.save(tmp_path / "pre")
+    told = demonstration_data(episodes(), labels, chunk_steps=4)
+    fine = FinetuneStage(FINETUNE, told, init=tmp_path / "pre")
+    before, after = pre.export(), fine.trainee.network.state_dict()
+    for layer in ("hindsight", "mlp.0", "mlp.2"):
+        assert torch.equal(before[f"head.decoders.0.{layer}.weight"], after[f"head.decoders.0.{layer}.weight"])
+    assert before["head.decoders.0.mlp.4.weight"].shape != after["head.decoders.0.mlp.4.weight"].shape
+    assert fine.bodies[told.embodiment].proprioception.to_json() == pre.state_units.to_json()
+    blind = dataclasses.replace(FINETUNE, use_proprioception=False)
+    fine = FinetuneStage(blind, told, init=tmp_path / "pre")
+    assert fine.bodies[told.embodiment].proprioception is None, "what does not fit stays new"
+    fine.step(0)
+
+
 def test_random_shift():
     images = np.random.default_rng(0).integers(0, 256, (31, 7, 5, 3), np.uint8)
     moved = random_shift(images, rng_for(0, 3, "a"), 1)

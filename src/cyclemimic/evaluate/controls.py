@@ -62,12 +62,7 @@ class OracleCodes:
 
     def __init__(self, train: TruePairs, test: TruePairs, *, num_codes: int, num_tokens: int, seed: int) -> None:
         self.num_codes = num_codes
-        rest = torch.from_numpy(train.displacement_m)
-        levels = []
-        for slot in range(num_tokens):
-            levels.append(k_means(rest, num_codes, seed=seed + slot))
-            rest = rest - levels[-1][torch.cdist(rest, levels[-1]).argmin(-1)]
-        self.levels = levels
+        self.levels = residual_k_means(torch.from_numpy(train.displacement_m), num_codes, num_tokens, seed=seed)
         self._known: dict[bytes, NDArray[np.float32]] = {}
         for pairs in (train, test):
             for now, later, true_m in zip(pairs.now, pairs.later, pairs.displacement_m, strict=True):
@@ -76,13 +71,8 @@ class OracleCodes:
     def label(self, now: Tensor, later: Tensor) -> tuple[Tensor, Tensor]:
         """Codes [B, L] of pairs that it was shown, and margins [B] of the last slot."""
         frames = [(x.permute(0, 2, 3, 1) * 255).round().byte().numpy() for x in (now, later)]
-        rest = torch.from_numpy(np.stack([self._known[_fingerprint(a, b)] for a, b in zip(*frames, strict=True)]))
-        codes = []
-        for level in self.levels:
-            nearest = torch.cdist(rest, level).topk(2, dim=-1, largest=False)
-            codes.append(nearest.indices[:, 0])
-            rest = rest - level[codes[-1]]
-        return torch.stack(codes, dim=1), nearest.values[:, 1] - nearest.values[:, 0]
+        true_m = torch.from_numpy(np.stack([self._known[_fingerprint(a, b)] for a, b in zip(*frames, strict=True)]))
+        return residual_codes(true_m, self.levels)
 
     def act_out(self, now: Tensor, codes: Tensor) -> Tensor:
         """No control has a decoder."""
@@ -179,6 +169,25 @@ def k_means(points: Tensor, count: int, *, seed: int) -> Tensor:
         # A centre without points stays where it is.
         centres = torch.where(sizes[:, None] > 0, (members.T @ points) / sizes.clamp_min(1)[:, None], centres)
     return centres
+
+
+def residual_k_means(points: Tensor, count: int, rounds: int, *, seed: int) -> list[Tensor]:
+    """Centres [count, D] of each round; a round clusters what the rounds before it left over of the points [n, D]."""
+    levels = []
+    for number in range(rounds):
+        levels.append(k_means(points, count, seed=seed + number))
+        points = points - levels[-1][torch.cdist(points, levels[-1]).argmin(-1)]
+    return levels
+
+
+def residual_codes(points: Tensor, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Codes [B, rounds] of points [B, D], and the margin [B] of the last round to its second nearest centre."""
+    codes = []
+    for level in levels:
+        nearest = torch.cdist(points, level).topk(2, dim=-1, largest=False)
+        codes.append(nearest.indices[:, 0])
+        points = points - level[codes[-1]]
+    return torch.stack(codes, dim=1), nearest.values[:, 1] - nearest.values[:, 0]
 
 
 def _nearest(embedding: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:

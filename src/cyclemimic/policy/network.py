@@ -6,7 +6,7 @@ Letters in shapes: B batch, L tokens of a latent action, K codes, A action axes,
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from cyclemimic.nn.vit_families import VitSize
 from cyclemimic.policy.action_heads import (
     ActionHead,
     ActQueryHead,
+    BodyDecoder,
     BodyWidths,
     HeadConfig,
     HeadOutput,
@@ -40,6 +41,8 @@ from cyclemimic.store.weights import load_tensors, save_tensors
 
 WEIGHTS_FILE, NETWORK_FILE = "model.safetensors", "network.json"
 READER = "head.reader."  # the part of the head that pre-training and fine-tuning share
+DECODERS = "head.decoders."  # one for each body
+LAST_LAYER = f"{DECODERS}0.mlp.4."
 BACKBONE = "latent.backbone."
 VIEWS = BACKBONE + "views"  # all that a network of more cameras has beyond one of fewer
 
@@ -98,19 +101,36 @@ class NetworkSpec:
 
 
 class PretrainHead(nn.Module):
-    """The reader of the later action head, and two readouts that are thrown away after pre-training."""
+    """The reader of the later action head, and two readouts that are thrown away after pre-training.
+
+    Where the robot's state is known (`spec.bodies` says how wide it is), codes are read by a decoder as actions will
+    be, and all of it but its last layer is kept.
+    """
 
     def __init__(self, spec: NetworkSpec, backbone: Backbone) -> None:
         super().__init__()
         head = spec.config.head
         self.reader = SteeredReader(head, state_width=backbone.width, map_channels=backbone.map_channels)
-        self.readout = CodeReadout(head.reader_width, num_codes=spec.vocabulary.num_codes, num_tokens=spec.num_tokens)
+        self.with_state = bool(spec.bodies)
+        if self.with_state:
+            self.decoders = nn.ModuleList([BodyDecoder(head, spec.bodies[0], features_width=head.reader_width)])
+        else:
+            self.readout = CodeReadout(
+                head.reader_width, num_codes=spec.vocabulary.num_codes, num_tokens=spec.num_tokens
+            )
         self.end = nn.Linear(head.reader_width, head.end_cells)
 
-    def forward(self, output: BackboneOutput) -> tuple[Tensor, Tensor]:
-        """From what the reader sees: logits [B, L, K] of the codes, and of the cell where the clip ends [B, cells]."""
+    def forward(self, output: BackboneOutput, state: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """From what the reader sees, and the state [B, P] where it is known.
+
+        Logits [B, L, K] of the codes, logits of the cell where the clip ends [B, cells], and with a state also where
+        the hand will end [B, 3].
+        """
         seen = self.reader(output.act, output.visual.map)
-        return self.readout(seen), self.end(seen)
+        if not self.with_state:
+            return self.readout(seen), self.end(seen), None
+        logits, goal = self.decoders[0](seen, state)
+        return logits, self.end(seen), goal
 
 
 class PretrainNetwork(nn.Module):
@@ -123,12 +143,18 @@ class PretrainNetwork(nn.Module):
         self.head = PretrainHead(spec, self.latent.backbone)
 
     def forward(self, observation: ObservationBatch, codes: Tensor) -> tuple[BackboneOutput, Tensor, Tensor]:
-        """States of a teacher-forced pass, the head's code logits [B, L, K] and its logits of where the clip ends.
+        """States of a teacher-forced pass, the head's code logits [B, L, K] and its logits of where the clip ends."""
+        return self.whole(observation, codes)[:3]
+
+    def whole(
+        self, observation: ObservationBatch, codes: Tensor
+    ) -> tuple[BackboneOutput, Tensor, Tensor, Tensor | None]:
+        """The same, and with the robot's state where the hand will end [B, 3].
 
         The ACT query is blind to the latent tokens here: it would otherwise hand the head the very codes it must find.
         """
         output = self.latent(observation, codes, torch.ones(len(codes), dtype=torch.bool, device=codes.device))
-        return (output, *self.head(output))
+        return (output, *self.head(output, observation.proprioception))
 
 
 class PolicyNetwork(nn.Module):
@@ -187,14 +213,18 @@ def build_policy_network(spec: NetworkSpec, *, seed: int) -> PolicyNetwork:
         return PolicyNetwork(spec)
 
 
-def load_pretrained(network: PolicyNetwork, tensors: Mapping[str, Tensor], vocabulary: Vocabulary) -> None:
+def load_pretrained(
+    network: PolicyNetwork, tensors: Mapping[str, Tensor], vocabulary: Vocabulary, *, decoder: Collection[str] = ()
+) -> None:
     """Take over latent policy and reader of a pre-trained network; what is behind the reader stays new.
 
+    Weights of its `decoder`, see `kept_decoder`, can be taken over too.
     Tokens that the pre-training's `vocabulary` lacks keep their new rows if they are action tokens, and get the mean of
     the known words' rows if they are words: nothing is known of them but that they are words. Engineering.
     """
     own = network.state_dict()
     parts = ("latent.", READER) if any(name.startswith(READER) for name in own) else ("latent.",)
+    parts = (*parts, *decoder)
     kept = {name: value for name, value in tensors.items() if name.startswith(parts)}
     for name in network.latent.backbone.vocabulary_rows:
         if (full := BACKBONE + name) in kept and full in own:
@@ -209,6 +239,18 @@ def load_pretrained(network: PolicyNetwork, tensors: Mapping[str, Tensor], vocab
             remedy="Use the configuration and the vocabulary of the pre-training.",
         )
     network.load_state_dict({**own, **kept})
+
+
+def kept_decoder(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], *, acts: bool) -> tuple[str, ...]:
+    """The decoder weights among `tensors` that fit `own`; none where either has several decoders, or sizes differ.
+
+    Of pre-training with the robot's state, which does not act, the last layer says codes and is not kept.
+    """
+    shapes = [{n: v.shape for n, v in some.items() if n.startswith(DECODERS)} for some in (own, tensors)]
+    if not acts:
+        shapes = [{n: shape for n, shape in some.items() if not n.startswith(LAST_LAYER)} for some in shapes]
+    single = all(name.startswith(f"{DECODERS}0.") for name in shapes[0])
+    return tuple(shapes[0]) if single and shapes[0] == shapes[1] else ()
 
 
 def _carried_rows(fresh: Tensor, old: Tensor, ours: Vocabulary, theirs: Vocabulary) -> Tensor:

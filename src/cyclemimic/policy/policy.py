@@ -138,16 +138,7 @@ class LatentActionPolicy:
             InputError: the folder holds no policy, or none for that body.
         """
         spec, tensors = read_network(folder)
-        path = folder / POLICY_FILE
-        try:
-            bodies = {name: BodySpec.from_json(body) for name, body in json.loads(path.read_text())["bodies"].items()}
-        except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
-            raise InputError(
-                path,
-                expected="a fine-tuned policy",
-                got=f"{type(error).__name__}: {error}",
-                remedy="Name a folder that finetune wrote.",
-            ) from error
+        bodies = read_bodies(folder)
         network = build_policy_network(spec, seed=0)
         network.load_state_dict(tensors)
         return cls(network.to(device), bodies, embodiment)
@@ -225,3 +216,17 @@ class LatentActionPolicy:
             hint = did_you_mean(word, self.vocabulary.words)
             warnings.warn(f"The policy does not know the word {word!r}. {hint}", stacklevel=4)
         self._warned |= unknown
+
+
+def read_bodies(folder: Path) -> dict[str, BodySpec]:
+    """The bodies that a policy on disk drives. InputError where the folder holds no policy."""
+    path = folder / POLICY_FILE
+    try:
+        return {name: BodySpec.from_json(body) for name, body in json.loads(path.read_text())["bodies"].items()}
+    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise InputError(
+            path,
+            expected="a fine-tuned policy",
+            got=f"{type(error).__name__}: {error}",
+            remedy="Name a folder that finetune wrote.",
+        ) from error

@@ -23,6 +23,7 @@ from cyclemimic.evaluate.remote import load_remote
 from cyclemimic.evaluate.report import write_report
 from cyclemimic.evaluate.rollout import RolloutResult
 from cyclemimic.evaluate.summary import OnSteps, Summary, gradient_norms_from
+from cyclemimic.recipes.adapting import SCRATCH_RATE, SKILLS, finetune_steps
 from cyclemimic.recipes.footage import SPLIT_SEED, cached, open_source
 from cyclemimic.recipes.jobs import Job, JobFailedError, Jobs
 from cyclemimic.recipes.judging import known_motion
@@ -33,10 +34,7 @@ from cyclemimic.train.checkpoint import CONFIG_FILE
 from cyclemimic.train.loop import METRICS_FILE, read_metrics
 from cyclemimic.train.stage1_tokenizer import tokenizer_facts
 
-SKILLS = ("reach", "push_left", "push_right", "push_forward", "push_back")
 DEMONSTRATION_SEED = 5_000_000
-# The best of 3e-4, 1e-3 and 2e-3 for the control (docs/log.md); the pre-trained policies keep the recipe's 1e-3.
-SCRATCH_RATE = "--learning-rate 2e-3"
 # name in the summary -> (policy, what it is shown)
 ARMS = {
     "pretrained_lora": ("policy-lora-5", "as it is"),
@@ -90,7 +88,7 @@ def plan(quick: bool) -> DemoPlan:
         branch_steps=recipe.ac3.steps,
         pretrain_steps=recipe.pretrain.optim.steps,
         finetune_steps=recipe.finetune.optim.steps,
-        finetune_20_steps=recipe.finetune.optim.steps * 4 // 3,
+        finetune_20_steps=finetune_steps(recipe.finetune.optim.steps, 20),
     )
 
 
@@ -98,6 +96,7 @@ def demo_jobs(run: Path, p: DemoPlan) -> list[Job]:
     """The demo as commands. Compared policies differ in where they start; the control has the rate best for it."""
     skills = " ".join(SKILLS)
     few = min(5, p.video)
+    best_rate = f"--learning-rate {SCRATCH_RATE}"
 
     def job(name: str, seconds: float, says: str, command: str, *after: str) -> Job:
         # RUN is put in after the split, so that a folder with a space in its name stays one word.
@@ -139,7 +138,7 @@ def demo_jobs(run: Path, p: DemoPlan) -> list[Job]:
             label("film:RUN/demonstrations", "demonstration-labels"), "ac3", "demonstrations"),
         job("labels", 20, "label all video", label("folder:RUN/film/video", "labels"), "ac3"),
         job("scratch", 420, "control: no latent pre-training, all weights, as many steps",
-            finetune("policy-scratch-5", few, p.pretrain_steps + p.finetune_steps, f"--adaptation full {SCRATCH_RATE}"),
+            finetune("policy-scratch-5", few, p.pretrain_steps + p.finetune_steps, f"--adaptation full {best_rate}"),
             "demonstration-labels"),
         job("pretrain", 210, "pre-train the policy on latent actions",
             f"pretrain --source folder:RUN/film/video --labels RUN/labels --run RUN/pretrained"

@@ -43,7 +43,7 @@ from cyclemimic.train.features import build_features, feature_recipe, open_featu
 from cyclemimic.train.processes import local_device, together
 from cyclemimic.train.progress import Progress
 from cyclemimic.train.stage1_tokenizer import TokenizerTraining
-from cyclemimic.types import Gap, Int64, Source
+from cyclemimic.types import Float32, Gap, Int64, Source
 
 # One literal table per kind of thing.
 SOURCES: dict[str, Callable[[str], Source]] = {
@@ -277,3 +277,17 @@ def true_places(source: FilmSource) -> dict[str, NDArray[np.floating[Any]]]:
     """Where the hand is at every frame of each clip [T, 3], in metres."""
     states = ((clip.name, source.actions_of(clip)[1]) for clip in source.clips())
     return {name: state[:, :3] for name, state in states if state is not None}
+
+
+def true_states(source: Source) -> dict[str, Float32]:
+    """The robot's state at every frame of each clip [T, P]. InputError where a source knows none."""
+    states = {}
+    for clip in source.clips():
+        state = source.actions_of(clip)[1] if isinstance(source, FilmSource) else None
+        if state is None:
+            raise InputError(
+                "--proprioception", expected="film:PATH with proprioception", got=source.name,
+                remedy="Film with actions, or leave it out.",
+            )  # fmt: skip
+        states[clip.name] = state
+    return states

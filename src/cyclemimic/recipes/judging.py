@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
@@ -32,7 +33,7 @@ from cyclemimic.evaluate.moments import TruePairs, true_pairs
 from cyclemimic.evaluate.open_loop import OpenLoop, open_loop
 from cyclemimic.evaluate.pages import QUALITY_COLUMNS, this_machine
 from cyclemimic.evaluate.quality import Quality, measure_quality
-from cyclemimic.evaluate.records import QualityRecord, save_quality, save_rollouts
+from cyclemimic.evaluate.records import QualityRecord, load_rollouts, save_quality, save_rollouts
 from cyclemimic.evaluate.rollout import (
     Instruct,
     RolloutResult,
@@ -50,7 +51,7 @@ from cyclemimic.policy.network import read_spec
 from cyclemimic.policy.policy import LatentActionPolicy
 from cyclemimic.recipes.footage import HELD_OUT, SPLIT_SEED, cached, chosen, gap_for, open_source
 from cyclemimic.recipes.stations import WORLDS, make_world
-from cyclemimic.store.atomic import read_json, sha256_json
+from cyclemimic.store.atomic import read_json, sha256_json, write_json
 from cyclemimic.store.frame_cache import FrameCache
 from cyclemimic.tokenizer.tokenizer import LatentActionTokenizer
 from cyclemimic.train.checkpoint import CONFIG_FILE
@@ -58,6 +59,7 @@ from cyclemimic.train.stage1_tokenizer import tokenizer_facts
 from cyclemimic.types import Gap, Task, World
 from cyclemimic.worlds.arms import ArmsWorld
 
+CHOICE = "choice.json"
 SUITES: dict[str, Callable[[], Suite]] = {"arms": ArmsSuite}
 
 Show = Literal["as it is", "swapped", "black"]
@@ -296,6 +298,36 @@ def run_rollouts(
     )
     save_rollouts(out, f"rollouts-{show.replace(' ', '-')}", result)
     return result
+
+
+def best_of(
+    runs: Sequence[Path],
+    world_name: str,
+    *,
+    body: str,
+    skills: Sequence[str],
+    episodes: int,
+    first_seed: int,
+    out: Path,
+) -> Path:
+    """The policy that does best from some starts, the first of equals; `choice.json` in `out` says how all did.
+
+    What a run did is kept in its folder and not done again.
+    """
+    kept = f"choice-{sha256_json([world_name, body, list(skills), episodes, first_seed])[:12]}"
+    results = {}
+    for run in runs:
+        folder = run / kept
+        if not (folder / "rollouts-as-it-is.json").exists():
+            run_rollouts(
+                run, world_name, body=body, skills=skills, episodes=episodes, first_seed=first_seed, show="as it is",
+                out=folder,
+            )  # fmt: skip
+        results[run] = load_rollouts(folder, "rollouts-as-it-is").row()
+    best = max(runs, key=lambda run: results[run].rate)
+    rows = [{"run": run.name, **asdict(results[run])} for run in runs]
+    write_json(out / CHOICE, {"first_seed": first_seed, "chosen": runs.index(best), "runs": rows})
+    return best
 
 
 def run_suite(

@@ -36,6 +36,7 @@ from cyclemimic.recipes.footage import (
     require_kept_frames,
     settled_gap,
     shots,
+    true_states,
 )
 from cyclemimic.recipes.objectives import univla_stages, with_backbone
 from cyclemimic.store.atomic import read_json, sha256_file, write_json
@@ -209,23 +210,31 @@ def run_label_part(
     num_parts: int = 1,
     read: Literal["cache", "direct"] = "cache",
     features: FeatureMode | Literal["auto"] = "auto",
+    bodies: Sequence[str] = (),
 ) -> tuple[int, ...]:
     """One of several jobs that label a source together; returns the shards that the store still lacks.
 
     Jobs that start at once need a cache that is there already, or `read` direct. `features` auto takes kept ones where
-    they are there and makes none; see `features_at_hand`.
+    they are there and makes none; see `features_at_hand`. With `bodies` only their clips are labelled, and pre-training
+    sees no others.
     """
     use_threads(threads)
     tokenizer = LatentActionTokenizer.load(tokenizer_run)
     cache, _ = frames_of(source, tokenizer.config.size_px, cache_root, read)
     sha256 = sha256_file(tokenizer_run / WEIGHTS)
     facts = tokenizer_facts(tokenizer_run)
-    gap_s, cuts = gap_for(cache, facts["gap_s"]), shots(cache, cache_root)
     kept: FeatureCache | None = None
     if features == "auto":
         kept = features_at_hand(tokenizer, cache, cache_root, device, facts.get("features"))
     elif features != "compute":
         kept = kept_features(tokenizer, cache, cache_root, features, device)
+    cuts = shots(cache, cache_root)
+    if bodies:
+        wanted = chosen("bodies", bodies, cache.embodiments)
+        keep = np.array([i for i, clip in enumerate(cache.clips) if clip.embodiment in wanted], np.int64)
+        # Kept features lie in the order of the whole cache; some of its clips are computed anew, with the same codes.
+        cache, cuts, kept = cache.subset(keep), [cuts[i] for i in keep], None
+    gap_s = gap_for(cache, facts["gap_s"])
     label_part(
         tokenizer, sha256, cache, gap_s, out, cuts=cuts, device=device, part=part, num_parts=num_parts, features=kept
     )
@@ -240,15 +249,20 @@ def run_pretrain(
     *,
     cache_root: Path,
     threads: int,
+    proprioception: bool = False,
     checkpoint_every: int = 500,
     loop: LoopConfig | None = None,
 ) -> Path:
-    """Station 3, first half: which latent action follows a picture and a sentence."""
+    """Station 3, first half: which latent action follows a picture and a sentence.
+
+    With `proprioception` the robot's state is seen too, which no video has: a bound, for films with actions.
+    """
     use_threads(threads)
     cache = cached(source, config.network.backbone.image_px, cache_root)
     store = LabelStore.open(labels)
     store.require(source_hash=cache.source_hash)
-    data = pretrain_data([cache], store)
+    states = true_states(source) if proprioception else None
+    data = pretrain_data([cache], store, states)
     sides = split_clips(cache.clips, HELD_OUT, SPLIT_SEED)
     clip = np.searchsorted(cache.offsets, data.frame, side="right") - 1
     held_out = np.isin(clip, sides.val)
@@ -260,6 +274,7 @@ def run_pretrain(
         run_dir=run,
         config={
             **asdict(config),
+            **({"proprioception": True} if proprioception else {}),
             "threads": threads,
             "source": cache.source_hash,
             "tokenizer": store.provenance.tokenizer_sha256,
@@ -331,12 +346,14 @@ def run_finetune(
     init: Path | None,
     threads: int,
     hold_out: bool = False,
+    as_one_body: bool = False,
     checkpoint_every: int = 500,
     loop: LoopConfig | None = None,
 ) -> Path:
     """Station 3, second half: physical actions from a few demonstrations, of one body or of several at once.
 
-    Any source will do whose episodes carry actions. Which clips were used stands in the run's configuration, so that
+    Several bodies get an action decoder each, or `as_one_body` share one, where they share an action space. Any source
+    will do whose episodes carry actions. Which clips were used stands in the run's configuration, so that
     `run_open_loop` can refuse them.
     """
     use_threads(threads)
@@ -349,7 +366,9 @@ def run_finetune(
     if store is not None:
         store.require(source_hash=source_hash(source))
     image_px = (config.network if init is None else read_spec(init).config).backbone.image_px
-    data = [_demonstrations(source, mine, store, config, image_px, alone=len(bodies) == 1) for mine in clips.values()]
+    whole = [clip for mine in clips.values() for clip in mine]
+    sets = [whole] if as_one_body else list(clips.values())
+    data = [_demonstrations(source, mine, store, config, image_px, alone=len(sets) == 1) for mine in sets]
     stage = FinetuneStage(config, data, init=init)
     if store is not None and init is not None and (init / CONFIG_FILE).exists():
         # The same number of codes is not the same codes: only the tokenizer behind the pre-training means them.
@@ -364,7 +383,7 @@ def run_finetune(
             "demonstrations": source_hash(source),
             "body": bodies[0] if len(bodies) == 1 else bodies,
             "per_skill": per_skill,
-            "clips": [clip.name for mine in clips.values() for clip in mine],
+            "clips": [clip.name for clip in whole],
             "init": None if init is None else init.name,
             "labels": None if store is None else store.provenance.tokenizer_sha256,
         },

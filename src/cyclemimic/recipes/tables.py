@@ -272,5 +272,5 @@ TABLES: dict[str, TableSpec] = {
 def find_table(name: str) -> TableSpec:
     """A table by name. InputError for an unknown one."""
     if name not in TABLES:
-        raise InputError("--table", expected="a table", got=repr(name), remedy=did_you_mean(name, TABLES))
+        raise InputError("--table", expected="a table", got=repr(name), remedy=did_you_mean(name, (*TABLES, "policy")))
     return TABLES[name]

@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cyclemimic.data.hindsight import end_maps
+from cyclemimic.embodiment.normalize import Normalizer
 from cyclemimic.errors import InputError
 from cyclemimic.nn.collectives import my_rows
+from cyclemimic.policy.action_heads import HINDSIGHT_AXES, BodyWidths, hindsight_loss
 from cyclemimic.policy.network import (
     NetworkConfig,
     NetworkSpec,
@@ -28,6 +30,7 @@ from cyclemimic.policy.network import (
 from cyclemimic.policy.reader import end_loss, readout_loss
 from cyclemimic.policy.vocabulary import Vocabulary
 from cyclemimic.randomness import rng_for
+from cyclemimic.store.atomic import write_json
 from cyclemimic.train.pictures import Sentences, random_shift
 from cyclemimic.train.progress import Waiting
 from cyclemimic.train.trainee import OptimConfig, Trainee
@@ -36,6 +39,9 @@ from cyclemimic.types import Float32, Int64, UInt8
 if TYPE_CHECKING:
     from cyclemimic.store.frame_cache import FrameCache
     from cyclemimic.store.label_store import LabelStore
+
+
+STATE_FILE = "state.json"  # how the robot's state was normalised, where there was one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +74,8 @@ class PretrainData:
     sentences: tuple[str | None, ...]
     bodies: tuple[str, ...]
     num_codes: int  # K
+    state: Float32 | None = None  # [N, P], the robot's, where it is known beside the video
+    goal: Float32 | None = None  # [N, 3], where the hand is at the end of the clip, then
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -89,7 +97,8 @@ class PretrainData:
         """The same data, moments `index` only."""
         columns = {name: getattr(self, name)[index] for name in ("cache", "frame", "sentence", "codes", "body", "clip")}
         rest = {name: getattr(self, name) for name in ("images", "sentences", "bodies", "num_codes", "ends")}
-        return PretrainData(**columns, **rest)
+        known = {name: value[index] for name in ("state", "goal") if (value := getattr(self, name)) is not None}
+        return PretrainData(**columns, **rest, **known)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,12 +111,17 @@ class PretrainScores:
     slot_accuracy: tuple[float, ...]  # per slot, teacher-forced
 
 
-def pretrain_data(caches: Sequence[FrameCache], labels: LabelStore | Sequence[LabelStore]) -> PretrainData:
+def pretrain_data(
+    caches: Sequence[FrameCache],
+    labels: LabelStore | Sequence[LabelStore],
+    states: Mapping[str, Float32] | None = None,
+) -> PretrainData:
     """Every labelled moment of the caches' clips; clips without labels are left out.
 
     Args:
         caches: frame caches of one picture size.
         labels: one label store for all caches, or one for each.
+        states: clip name -> the robot's state at every frame [T, P], x, y, z of the hand in front; for bounds.
 
     Raises:
         InputError: nothing is labelled, sizes differ, or the stores do not share K and l_z.
@@ -126,6 +140,7 @@ def pretrain_data(caches: Sequence[FrameCache], labels: LabelStore | Sequence[La
     bodies: dict[str, int] = {}
     columns: list[tuple[Int64, ...]] = []
     ends: list[Float32] = []
+    known: list[tuple[Float32, Float32]] = []
     for number, (cache, store) in enumerate(zip(caches, stores, strict=True)):
         for clip, offset, end in zip(cache.clips, cache.offsets, end_maps(cache), strict=True):
             if clip.name not in store:
@@ -136,6 +151,9 @@ def pretrain_data(caches: Sequence[FrameCache], labels: LabelStore | Sequence[La
             constants = [np.full(len(frames), value, np.int64) for value in (number, said, body, len(ends))]
             columns.append((*constants, frames.astype(np.int64) + offset, codes))
             ends.append(end)
+            if states is not None:
+                mine = states[clip.name].astype(np.float32)
+                known.append((mine[frames], np.repeat(mine[-1:, :HINDSIGHT_AXES], len(frames), 0)))
     if not columns:
         raise InputError("pretrain data", expected="labelled clips", got="none", remedy="Run `cyclemimic label` first.")
     where, said_all, body_all, clip_all, frame_all, codes_all = (np.concatenate(c) for c in zip(*columns, strict=True))
@@ -151,6 +169,8 @@ def pretrain_data(caches: Sequence[FrameCache], labels: LabelStore | Sequence[La
         sentences=tuple(sentences),
         bodies=tuple(bodies),
         num_codes=stores[0].provenance.num_codes,
+        state=np.concatenate([state for state, _ in known]) if known else None,
+        goal=np.concatenate([goal for _, goal in known]) if known else None,
     )
 
 
@@ -193,7 +213,19 @@ class PretrainStage:
             )
         self.config, self.data, self.device = config, data, torch.device(device)
         words = vocabulary or Vocabulary.build(data.sentences, num_codes=data.num_codes)
-        self.spec = NetworkSpec(config=config.network, vocabulary=words, num_tokens=data.num_tokens)
+        self.state_units, self.goal_units = _units(data.state), _units(data.goal)
+        widths: tuple[BodyWidths, ...] = ()
+        if data.state is not None:
+            # The codes of a moment in the place of the actions of a chunk: the decoder of both is then the same.
+            widths = (
+                BodyWidths(
+                    name="video",
+                    action_width=data.num_codes,
+                    chunk_steps=data.num_tokens,
+                    proprioception_width=data.state.shape[1],
+                ),
+            )
+        self.spec = NetworkSpec(config=config.network, vocabulary=words, num_tokens=data.num_tokens, bodies=widths)
         network = build_pretrain_network(self.spec, seed=config.seed).to(self.device)
         self.trainee: Trainee[PretrainNetwork] = Trainee(network, config.optim)
         self._moments = [np.flatnonzero(data.body == body) for body in range(len(data.bodies))]
@@ -211,10 +243,12 @@ class PretrainStage:
         index, sentence = index[mine], sentence[mine]
         with self._waiting:
             images = random_shift(self.data.pictures(index), rng, c.shift_px, rows=mine, of=c.batch)
-        observation = self._sentences.observe(images, sentence, device=self.device)
+        observation = self._sentences.observe(
+            images, sentence, device=self.device, proprioception=self._numbers(self.data.state, self.state_units, index)
+        )
         codes = torch.from_numpy(self.data.codes[index]).to(self.device)
         network = self.trainee.network.train()
-        output, logits, end = network(observation, codes)
+        output, logits, end, goal = network.whole(observation, codes)
         latent = network.latent.latent_loss(output.slots, codes)
         readout = readout_loss(logits, codes)
         ends = torch.from_numpy(self.data.ends[self.data.clip[index]]).to(self.device)
@@ -227,6 +261,10 @@ class PretrainStage:
             "ends": ends,
         }
         loss = c.latent_weight * latent + c.readout_weight * readout + c.hindsight_weight * hindsight
+        target = self._numbers(self.data.goal, self.goal_units, index)
+        if goal is not None and target is not None:
+            terms["goal_l1"] = hindsight_loss(goal, target.to(self.device))
+            loss = loss + c.hindsight_weight * terms["goal_l1"]
         norm = self.trainee.apply(step, loss, terms)
         with torch.no_grad():
             accuracy = network.latent.slot_accuracy(output.slots, codes)
@@ -245,7 +283,10 @@ class PretrainStage:
         sums: NDArray[np.float64] = np.zeros(3 + data.num_tokens)
         for start in range(0, len(data), batch):
             index = np.arange(start, min(start + batch, len(data)))
-            observation = sentences.observe(data.pictures(index), data.sentence[index], device=self.device)
+            state = self._numbers(data.state, self.state_units, index)
+            observation = sentences.observe(
+                data.pictures(index), data.sentence[index], device=self.device, proprioception=state
+            )
             codes = torch.from_numpy(data.codes[index]).to(self.device)
             output, logits, end = network(observation, codes)
             ends = torch.from_numpy(data.ends[data.clip[index]]).to(self.device)
@@ -276,9 +317,22 @@ class PretrainStage:
     def save(self, folder: Path) -> None:
         """Write specification and averaged weights; `FinetuneStage(init=folder)` starts from them."""
         save_network(folder, self.spec, self.export())
+        if self.state_units is not None:
+            write_json(folder / STATE_FILE, self.state_units.to_json())
+
+    @staticmethod
+    def _numbers(column: Float32 | None, units: Normalizer | None, index: Int64) -> Tensor | None:
+        """Rows of a column that may not be there, normalised."""
+        if column is None or units is None:
+            return None
+        return torch.from_numpy(units.normalize(column[index]))
 
     def _draw(self, rng: np.random.Generator) -> Int64:
         """Moments [B]: a body uniformly, then one of its moments."""
         bodies = rng.integers(len(self._moments), size=self.config.batch)
         share = rng.random(self.config.batch)
         return np.array([self._moments[b][int(s * len(self._moments[b]))] for b, s in zip(bodies, share, strict=True)])
+
+
+def _units(column: Float32 | None) -> Normalizer | None:
+    return None if column is None else Normalizer.fit(column, "std")

@@ -28,15 +28,18 @@ from cyclemimic.policy.network import (
     PolicyNetwork,
     build_policy_network,
     head_class,
+    kept_decoder,
     load_pretrained,
     read_network,
 )
-from cyclemimic.policy.policy import BodySpec, LatentActionPolicy
+from cyclemimic.policy.policy import POLICY_FILE, BodySpec, LatentActionPolicy, read_bodies
 from cyclemimic.policy.vocabulary import Vocabulary
 from cyclemimic.randomness import rng_for
+from cyclemimic.store.atomic import read_json
 from cyclemimic.train.demonstrations import DemonstrationData, Moments, joined
 from cyclemimic.train.pictures import Sentences, random_shift
 from cyclemimic.train.progress import Waiting
+from cyclemimic.train.stage2_pretrain import STATE_FILE
 from cyclemimic.train.trainee import OptimConfig, Trainee
 from cyclemimic.types import CameraSpec, Float32
 
@@ -103,7 +106,12 @@ class FinetuneStage:
         grown = self.spec.vocabulary.num_bins > 0
         if pretrained is not None:
             found, tensors = pretrained
-            load_pretrained(network, tensors, found.vocabulary)
+            assert init is not None
+            acts = (init / POLICY_FILE).exists()
+            decoder = kept_decoder(network.state_dict(), tensors, acts=acts)
+            before = _same_units(self.bodies, init, acts=acts) if decoder else None
+            self.bodies = before or self.bodies
+            load_pretrained(network, tensors, found.vocabulary, decoder=decoder if before else ())
             grown |= found.vocabulary != self.spec.vocabulary
         if config.adaptation == "lora":
             # Rows that nothing has trained yet must learn, beside adapters too.
@@ -283,6 +291,20 @@ def _body(data: DemonstrationData, config: FinetuneConfig, camera: CameraSpec) -
         proprioception=None if state is None else Normalizer.fit(state, "std"),
         extra_cameras=tuple(own.get(name) for name in config.extra_cameras),
     )
+
+
+def _same_units(bodies: dict[str, BodySpec], init: Path, *, acts: bool) -> dict[str, BodySpec] | None:
+    """The only body, normalised as in `init`: a decoder that is kept speaks in its units.
+
+    None where that was a policy of other axes.
+    """
+    ((name, body),) = bodies.items()
+    if not acts:
+        return {name: replace(body, proprioception=Normalizer.from_json(read_json(init / STATE_FILE)))}
+    (before,) = read_bodies(init).values()
+    if before.action_space.axes != body.action_space.axes:
+        return None
+    return {name: replace(body, actions=before.actions, proprioception=before.proprioception)}
 
 
 def _state(body: BodySpec, data: DemonstrationData) -> Float32:
