@@ -17,7 +17,7 @@ try:
     from cyclemimic.recipes import ablate as studies
     from cyclemimic.recipes import demo as demo_recipe
     from cyclemimic.recipes import dry_run as rehearsal
-    from cyclemimic.recipes import exporting, footage, judging, remote, stations
+    from cyclemimic.recipes import exporting, footage, judging, parts, remote, stations
     from cyclemimic.recipes.ablations import changed
     from cyclemimic.recipes.paper import paper
     from cyclemimic.recipes.planning import StudySize
@@ -86,6 +86,7 @@ def data(
     source: tyro.conf.Positional[str],
     size_px: int = 64,
     threads: int = 1,
+    gap_s: float = 0.6,
     cache: Path = CACHE,
     to: exporting.Kind = "lerobot-v3",
     labels: Path | None = None,
@@ -97,27 +98,34 @@ def data(
         action: check prints what is there, what is unusable and which gap suits each body; cache decodes; index notes
             key frames and sizes in one Parquet file, so that reading without a cache begins at once; export writes.
         source: folder:PATH, film:PATH, lerobot:PATH, rlds:PATH, hdf5:PATH, webdataset:PATH, calvin:PATH, or
-            package.module:Class=PATH.
+            package.module:Class=PATH; export aside also mixture:bridge, mixture:full, mixture:FILE.toml, or
+            mixture:package.module:function. Of a mixture, check prints shares, episodes and licences.
         size_px: side of the cached pictures.
         threads: how many files are indexed at once.
+        gap_s: check of a mixture: seconds between the frames of a pair, where an entry gives none.
         cache: folder of all caches.
         to: export: a LeRobot dataset, or the labels alone as Parquet or JSON lines.
         labels: export: what `cyclemimic label` wrote for this source.
         out: export: the folder to write.
     """
-    opened = footage.open_source(source)
-    if action == "check":
-        footage.check_source(opened)
-    elif action == "cache":
-        footage.cached(opened, size_px, cache)
-    elif action == "index":
-        found = footage.indexed(opened, cache, threads=threads)
-        bad = int((found.frames == 0).sum())
-        print(f"{len(found)} episodes, {int(found.frames.sum())} frames, {bad} of no use: {found.path}")
-    elif out is None:
-        raise InputError("--out", expected="a folder to export to", got="none", remedy="Name one.")
-    else:
-        print(exporting.export(opened, out, to=to, labels=labels))
+    if action == "export":
+        if out is None:
+            raise InputError("--out", expected="a folder to export to", got="none", remedy="Name one.")
+        print(exporting.export(footage.open_source(source), out, to=to, labels=labels))
+        return
+    opened = parts.open_sources(source)
+    if action == "check" and isinstance(opened, parts.OpenMixture):
+        print("\n".join(parts.mixture_lines(opened, gap_s)))
+        return
+    for one in parts.parts_of(opened):
+        if action == "check":
+            footage.check_source(one.source)
+        elif action == "cache":
+            footage.cached(one.source, size_px, cache)
+        else:
+            found = footage.indexed(one.source, cache, threads=threads)
+            bad = int((found.frames == 0).sum())
+            print(f"{len(found)} episodes, {int(found.frames.sum())} frames, {bad} of no use: {found.path}")
 
 
 def tokenizer(
@@ -147,7 +155,8 @@ def tokenizer(
     """Learn latent actions from video alone. Started again with the same command it goes on where it stopped.
 
     Args:
-        source: where the video lies, such as folder:PATH, or package.module:Class=PATH.
+        source: where the video lies, such as folder:PATH or package.module:Class=PATH; or several sources at once:
+            mixture:bridge, mixture:full, mixture:FILE.toml, mixture:package.module:function.
         run: folder for weights, metrics and checkpoints.
         recipe: tiny, paper, or package.module:function.
         objective: trunk and genie are reconstruction alone; ac3 adds the cycle and the discriminator; lapa and
@@ -185,8 +194,8 @@ def tokenizer(
         "precision": precision,
     }
     config = replace(config, **{k: v for k, v in changes.items() if v is not None})
-    parts = {k: v for k, v in {"decoder": decoder, "change": change}.items() if v is not None}
-    config = replace(config, tokenizer=replace(config.tokenizer, **parts))
+    pieces = {k: v for k, v in {"decoder": decoder, "change": change}.items() if v is not None}
+    config = replace(config, tokenizer=replace(config.tokenizer, **pieces))
     if critic is not None:
         config = replace(config, discriminator=replace(config.discriminator, kind=critic))
     if dry_run is not None:
@@ -195,7 +204,7 @@ def tokenizer(
             print(rehearsal.one_step(config, device="cpu" if device is None else device).text())
         return
     stations.run_tokenizer(
-        footage.open_source(source),
+        parts.open_sources(source),
         config,
         run,
         cache_root=cache,
@@ -222,9 +231,9 @@ def label(
     """Label every frame pair of a source with its latent action, into Parquet with provenance.
 
     Args:
-        source: where the video lies, such as folder:PATH.
+        source: where the video lies, such as folder:PATH, or a mixture as `tokenizer` takes it.
         tokenizer: a run of `cyclemimic tokenizer`.
-        out: folder of the label store; what is labelled already is kept.
+        out: folder of the label store, or of one for each source of a mixture; what is labelled already is kept.
         shard_index: which of `num_shards` jobs this is, from 0; the store can be read once all are done.
         num_shards: how many jobs label this source together.
         read: cache decodes the video once, direct as it is needed; jobs that start together need a finished cache, or
@@ -233,8 +242,9 @@ def label(
         device: cpu, cuda ...
         cache: folder of decoded frames.
     """
+    opened = parts.open_sources(source)
     missing = stations.run_label_part(
-        footage.open_source(source),
+        opened,
         tokenizer,
         out,
         cache_root=cache,
@@ -247,8 +257,10 @@ def label(
     if missing and num_shards > 1:
         print(f"job {shard_index} of {num_shards} is done; {len(missing)} shards are left to the others")
         return
-    store = LabelStore.open(out)
-    print(f"{len(store)} labels of {len(store.clips)} clips in {out}")
+    for one in parts.parts_of(opened):
+        place = parts.store_of(out, opened, one)
+        store = LabelStore.open(place)
+        print(f"{len(store)} labels of {len(store.clips)} clips in {place}")
 
 
 def pretrain(
@@ -268,7 +280,7 @@ def pretrain(
     """Teach the policy which latent action follows a picture and a sentence; no actions are read.
 
     Args:
-        source: the video that was labelled.
+        source: the video that was labelled, or the mixture.
         labels: what `cyclemimic label` wrote.
         run: folder for weights, metrics and checkpoints.
         recipe: tiny, paper, or package.module:function.
@@ -289,7 +301,7 @@ def pretrain(
     if seed is not None:
         config = replace(config, seed=seed)
     stations.run_pretrain(
-        footage.open_source(source),
+        parts.open_sources(source),
         labels,
         config,
         run,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cyclemimic.data.mixture import Mixture, mixture_weights
+from cyclemimic.data.mixture import Mixture, SourceWeights, mixture_weights
 from cyclemimic.data.pairs import PairIndex, clip_gap, valid_pairs
 from cyclemimic.data.still import thin_still
 from cyclemimic.data.true_actions import ActionTable, TrueActions, action_table
@@ -45,15 +45,16 @@ class PairArrays:
 class PairLoader:
     """Draws pairs from one or several caches of one picture size.
 
-    Every draw is independent: first a body by the mixture's weights, then one of its pairs, all alike.
-    There are no epochs, so a run that goes on at step n needs nothing but n.
+    Every draw is independent: first a source, where sources have weights, then a body by the mixture's weights, then
+    one of its pairs, all alike. There are no epochs, so a run that goes on at step n needs nothing but n.
 
     Args:
         caches: one per source.
         gap_s: the time between the frames of a pair [s], of all bodies or of each; one for all caches, or one each.
-        mixture: how often each body is drawn.
+        mixture: how often each body is drawn; of each source, where sources have weights.
         seed: with the step, decides every batch.
         batch_size: B.
+        sources: how often each cache is drawn; None: the mixture alone decides, over all caches.
         keep: per cache the indices of the clips to draw from, such as one side of `split_clips`; None: all.
         triplets: draw only pairs with a third frame at t + 2 H, and give it as `latest`.
         flow: a flow cache per cache; fills `flow`.
@@ -76,6 +77,7 @@ class PairLoader:
         seed: int = 0,
         batch_size: int = 32,
         *,
+        sources: SourceWeights | None = None,
         keep: Sequence[Int64] | None = None,
         triplets: bool = False,
         flow: Sequence[FlowCache] | None = None,
@@ -86,7 +88,7 @@ class PairLoader:
         still_share: float = 0.1,
     ) -> None:
         gaps = list(gap_s) if isinstance(gap_s, Sequence) else [gap_s] * len(caches)
-        _check(caches, gaps, batch_size, keep)
+        _check(caches, gaps, batch_size, keep, sources)
         _check_further(caches, gaps, flow, cuts, moving, still_share)
         self.caches, self.seed, self.batch_size, self.triplets = tuple(caches), seed, batch_size, triplets
         self.bodies: tuple[str, ...] = tuple(sorted({b for c in caches for b in c.embodiments}))
@@ -97,18 +99,14 @@ class PairLoader:
         self._gap_of_clip = np.zeros(len(self.clips), np.int64)
         # Plain views: indexing a memmap object costs a Python-level finalizer per call.
         self._frames = [np.asarray(c.frames) if isinstance(c.frames, np.ndarray) else c.frames for c in caches]
-        self._clip, self._now, self.skipped = self._index(gaps, keep, cuts)
+        names = None if sources is None else sources.names
+        self._clip, self._now, self.skipped = self._index(gaps, keep, cuts, names)
         # Where the rows of each clip begin in what is kept for every pair of a cache: its flow, how much it moves.
         self._pairs_before_clip = np.concatenate([_pairs_before(c, g) for c, g in zip(caches, gaps, strict=True)])
         self.num_still_dropped = 0
         if moving is not None:
             self._thin_out(moving, still_share)
-        # Pairs grouped by body, so that "one of a body's pairs" is one integer.
-        bodies = self._body_of_clip[self._clip]
-        self._by_body = np.argsort(bodies, kind="stable")
-        self.pairs_per_body: Int64 = np.bincount(bodies, minlength=len(self.bodies)).astype(np.int64)
-        self._first_of_body = np.cumsum(self.pairs_per_body) - self.pairs_per_body
-        self.weights: NDArray[np.float64] = mixture_weights(mixture, self.bodies, self.pairs_per_body.tolist())
+        self._group(mixture, sources)
         self._flow = [np.asarray(f.flow) for f in flow or ()]
         self._words_of_clip = None if words is None else np.stack([words(c.instruction) for c in self.clips])
         self._actions: ActionTable | None = None
@@ -144,9 +142,9 @@ class PairLoader:
         With `rows` only these of its B rows are read: each process of several reads its own.
         """
         rng = rng_for(self.seed, step, "pairs")
-        body = rng.choice(len(self.bodies), self.batch_size, p=self.weights)
-        within = rng.integers(0, self.pairs_per_body[body])
-        return self.take(self._by_body[self._first_of_body[body] + within][rows])
+        group = rng.choice(len(self._weight_of_group), self.batch_size, p=self._weight_of_group)
+        within = rng.integers(0, self._pairs_of_group[group])
+        return self.take(self._by_group[self._first_of_group[group] + within][rows])
 
     def all_pairs(self, batch_size: int, *, shard: int = 0, num_shards: int = 1) -> Iterator[PairArrays]:
         """Every pair once, clip after clip, ascending in time; the last batch may be smaller.
@@ -199,8 +197,34 @@ class PairLoader:
             action_known=known,
         )
 
+    def _group(self, mixture: Mixture, sources: SourceWeights | None) -> None:
+        """Pairs grouped by body, or by source and body, so that "one of a group's pairs" is one integer."""
+        bodies, width = self._body_of_clip[self._clip], len(self.bodies)
+        self.pairs_per_body: Int64 = np.bincount(bodies, minlength=width).astype(np.int64)
+        if sources is None:
+            group, self._pairs_of_group = bodies, self.pairs_per_body
+            self._weight_of_group = mixture_weights(mixture, self.bodies, self.pairs_per_body.tolist())
+        else:
+            group = self._cache_of_clip[self._clip] * width + bodies
+            self._pairs_of_group = np.bincount(group, minlength=len(self.caches) * width).astype(np.int64)
+            counts = self._pairs_of_group.reshape(-1, width)
+            shares = sources.shares(counts.sum(1).tolist())
+            within = [mixture_weights(mixture, self.bodies, row.tolist()) for row in counts]
+            self._weight_of_group = (shares[:, None] * np.stack(within)).ravel()
+        self.weights: NDArray[np.float64] = self._weight_of_group.reshape(-1, width).sum(0)  # of each body
+        self._by_group = np.argsort(group, kind="stable")
+        self._first_of_group = np.cumsum(self._pairs_of_group) - self._pairs_of_group
+
+    def pairs_per_cache(self) -> tuple[int, ...]:
+        """How many pairs each cache gives."""
+        return tuple(np.bincount(self._cache_of_clip[self._clip], minlength=len(self.caches)).tolist())
+
     def _index(
-        self, gaps: Sequence[Gap], keep: Sequence[Int64] | None, cuts: Sequence[Sequence[Int64]] | None
+        self,
+        gaps: Sequence[Gap],
+        keep: Sequence[Int64] | None,
+        cuts: Sequence[Sequence[Int64]] | None,
+        names: Sequence[str] | None,
     ) -> tuple[Int64, Int64, tuple[SkippedClip, ...]]:
         clips: list[Int64] = []
         nows: list[Int64] = []
@@ -211,7 +235,7 @@ class PairLoader:
             if len(chosen):
                 shots = None if cuts is None else [cuts[i][c] for c in chosen]
                 kept = [cache.clips[c] for c in chosen]
-                index: PairIndex = valid_pairs(kept, gaps[i], reach=1 + self.triplets, cuts=shots)
+                index = self._pairs_of(kept, gaps[i], shots, None if names is None else names[i])
                 here = first_clip + chosen
                 clips.append(here[index.clip])
                 nows.append(index.now)
@@ -219,6 +243,17 @@ class PairLoader:
                 self._gap_of_clip[here] = index.gap_frames
             first_clip += len(cache)
         return np.concatenate(clips), np.concatenate(nows), tuple(skipped)
+
+    def _pairs_of(
+        self, clips: Sequence[ClipInfo], gap_s: Gap, cuts: Sequence[Int64] | None, name: str | None
+    ) -> PairIndex:
+        try:
+            return valid_pairs(clips, gap_s, reach=1 + self.triplets, cuts=cuts)
+        except InputError as error:
+            if name is None:
+                raise
+            where = f"source {name!r}, {error.where}"
+            raise InputError(where, expected=error.expected, got=error.got, remedy=error.remedy) from None
 
     def _thin_out(self, moving: Sequence[Float32], still_share: float) -> None:
         row = self._pairs_before_clip[self._clip] + self._now
@@ -232,8 +267,10 @@ class PairLoader:
 
 
 def _pairs_before(cache: FrameCache, gap_s: Gap) -> Int64:
-    """How many pairs of a cache lie before each of its clips."""
-    counts = np.array([max(0, c.num_frames - clip_gap(gap_s, c)) for c in cache.clips], np.int64)
+    """How many pairs of a cache lie before each of its clips; none of bodies without a gap, which nobody draws."""
+    known = [not isinstance(gap_s, Mapping) or c.embodiment in gap_s for c in cache.clips]
+    lengths = [c.num_frames - clip_gap(gap_s, c) if k else 0 for c, k in zip(cache.clips, known, strict=True)]
+    counts = np.maximum(np.array(lengths, np.int64), 0)
     return np.cumsum(counts) - counts
 
 
@@ -284,14 +321,21 @@ def split_clips(
     return Split(train=train, val=val, test=test_side)
 
 
-def _check(caches: Sequence[FrameCache], gaps: Sequence[Gap], batch_size: int, keep: Sequence[Int64] | None) -> None:
+def _check(
+    caches: Sequence[FrameCache],
+    gaps: Sequence[Gap],
+    batch_size: int,
+    keep: Sequence[Int64] | None,
+    sources: SourceWeights | None,
+) -> None:
     sizes = sorted({c.size_px for c in caches})
     if len(sizes) != 1:
         remedy = "Build all caches at one size."
         raise InputError("caches", expected="one picture size [px]", got=str(sizes), remedy=remedy)
     if batch_size < 1:
         raise InputError("batch_size", expected="at least 1", got=str(batch_size), remedy="Try 32.")
-    for name, values in (("gap_s", gaps), ("keep", keep)):
+    weights = None if sources is None else sources.weights
+    for name, values in (("gap_s", gaps), ("keep", keep), ("sources", weights)):
         if values is not None and len(values) != len(caches):
             expected, got = f"one entry per cache ({len(caches)})", str(len(values))
             raise InputError(name, expected=expected, got=got, remedy="Give them in the caches' order.")

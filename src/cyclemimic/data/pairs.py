@@ -91,7 +91,7 @@ def valid_pairs(
         if left == 0
     )
     if len(now) == 0:
-        shortest = min(gap_s.values()) if isinstance(gap_s, Mapping) else gap_s
+        shortest = min((gap_of(gap_s, c.embodiment) for c in clips), default=0.0)
         longest = max((c.num_frames / c.fps for c in clips), default=0.0)
         raise InputError(
             "gap_s",

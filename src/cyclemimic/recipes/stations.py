@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cyclemimic.data.cache import source_hash
 from cyclemimic.data.loader import PairLoader, split_clips
@@ -22,20 +23,29 @@ from cyclemimic.data.writers.film import FilmReport, film
 from cyclemimic.errors import InputError, did_you_mean
 from cyclemimic.names import meets, named
 from cyclemimic.policy.network import read_spec
-from cyclemimic.recipes.footage import (
-    HELD_OUT,
-    SPLIT_SEED,
-    cached,
-    chosen,
-    frames_of,
-    gap_for,
-    loader_extras,
-    settled_gap,
-    shots,
-)
+from cyclemimic.recipes.cards import from_run, write_card
+from cyclemimic.recipes.footage import HELD_OUT, SPLIT_SEED, chosen, gap_for, loader_extras, shots
 from cyclemimic.recipes.objectives import univla_stages, with_backbone
+from cyclemimic.recipes.parts import (
+    OpenMixture,
+    Sources,
+    content_of,
+    frames_of_parts,
+    labels_of,
+    licences_behind,
+    lineage_of,
+    lineage_of_clips,
+    origin_of,
+    parts_of,
+    settled_gaps,
+    store_of,
+    tokenizer_behind,
+    weights_of,
+)
 from cyclemimic.store.atomic import read_json, sha256_file, write_json
+from cyclemimic.store.frame_cache import FrameCache
 from cyclemimic.store.label_store import LabelStore, missing_shards
+from cyclemimic.store.lineage import save_lineage
 from cyclemimic.tokenizer.tokenizer import CONFIG as TOKENIZER
 from cyclemimic.tokenizer.tokenizer import WEIGHTS, LatentActionTokenizer
 from cyclemimic.train.checkpoint import CONFIG_FILE
@@ -45,9 +55,9 @@ from cyclemimic.train.loop import LoopConfig, train, use_threads
 from cyclemimic.train.processes import together
 from cyclemimic.train.progress import Progress
 from cyclemimic.train.stage1_tokenizer import TokenizerTraining, tokenizer_facts, train_tokenizer
-from cyclemimic.train.stage2_pretrain import PretrainConfig, PretrainStage, pretrain_data
+from cyclemimic.train.stage2_pretrain import PretrainConfig, PretrainData, PretrainStage, pretrain_data
 from cyclemimic.train.stage3_finetune import FinetuneConfig, FinetuneStage
-from cyclemimic.types import ClipInfo, Source, Task, World
+from cyclemimic.types import ClipInfo, Int64, Source, Task, World
 from cyclemimic.worlds.arms import ArmsWorld
 from cyclemimic.worlds.drawn import DrawnWorld
 
@@ -97,7 +107,7 @@ def film_world(
 
 
 def run_tokenizer(
-    source: Source,
+    source: Sources,
     config: TokenizerTraining,
     run: Path,
     *,
@@ -108,7 +118,7 @@ def run_tokenizer(
     read: ReadMode | Literal["auto"] = "cache",
     loop: LoopConfig | None = None,
 ) -> Path:
-    """Station 2: learn a tokenizer from the training clips of a source, of some bodies or of all.
+    """Station 2: learn a tokenizer from the training clips of a source or a mixture, of some bodies or of all.
 
     `read` says where frames come from: `cache` decodes the source once, `segment` decodes runs of frames as they are
     needed, `direct` seeks every pair; `auto` chooses by size and key frames. `direct` gives the batches that `cache`
@@ -135,31 +145,42 @@ def run_tokenizer(
                 read=read,
                 loop=loop,
             )
-    cache, read = frames_of(source, config.tokenizer.size_px, cache_root, read)
-    wanted = chosen("bodies", bodies, cache.embodiments)
-    keep = np.array(
-        [i for i in split_clips(cache.clips, HELD_OUT, SPLIT_SEED).train if cache.clips[i].embodiment in wanted]
-    )
-    gap_s = settled_gap(cache.subset(keep), config.gap_s)
+    caches, read = frames_of_parts(source, config.tokenizer.size_px, cache_root, read)
+    wanted = chosen("bodies", bodies, sorted({body for cache in caches for body in cache.embodiments}))
+    keep = [_training_clips(cache, wanted) for cache in caches]
+    gap_s = settled_gaps(source, caches, keep, config.gap_s)
     config = replace(config, gap_s=gap_s)
-    extras = loader_extras(source, cache, config, gap_s, cache_root)
+    extras = loader_extras([part.source for part in parts_of(source)], caches, config, gap_s, cache_root)
     extras |= {"seed": config.seed, "batch_size": config.batch_size}
-    cuts = shots(cache, cache_root)
+    cuts = [shots(cache, cache_root) for cache in caches]
     loader = (
-        SegmentLoader(cache, gap_s, keep=keep, cuts=cuts, **extras)
+        SegmentLoader(caches[0], gap_s, keep=keep[0], cuts=cuts[0], **extras)
         if read == "segment"
-        else PairLoader([cache], gap_s, keep=[keep], cuts=[cuts], **extras)
+        else PairLoader(caches, gap_s, keep=keep, cuts=cuts, sources=weights_of(source), **extras)
     )
+    lineage = lineage_of(source, caches, keep, loader.pairs_per_cache())
     data = {
-        "source": cache.source_hash,
+        "source": content_of(source, caches),
+        **({"mixture": [asdict(one) for one in lineage]} if isinstance(source, OpenMixture) else {}),
         **({"read": read} if read == "segment" else {}),  # which has another order of pairs
         "bodies": list(wanted),
-        "clips": len(keep),
+        "clips": sum(map(len, keep)),
         "pairs": loader.num_pairs,
         "labelled_clips": list(loader.labelled_clips),
         "action_std": None if loader.action_std is None else loader.action_std.tolist(),
     }
-    return train_tokenizer(config, loader, run, trunk=trunk, backbone=frozen_from, name=run.name, data=data, loop=loop)
+    done = train_tokenizer(config, loader, run, trunk=trunk, backbone=frozen_from, name=run.name, data=data, loop=loop)
+    with together() as writes:
+        if writes:
+            save_lineage(run, data=lineage, **from_run("trunk", trunk), **from_run("backbone", frozen_from))
+            write_card(run)
+    return done
+
+
+def _training_clips(cache: FrameCache, bodies: Sequence[str]) -> Int64:
+    """Indices of the clips of these bodies that are not held out."""
+    train_side = split_clips(cache.clips, HELD_OUT, SPLIT_SEED).train
+    return np.array([i for i in train_side if cache.clips[i].embodiment in bodies], np.int64)
 
 
 def run_label(
@@ -171,7 +192,7 @@ def run_label(
 
 
 def run_label_part(
-    source: Source,
+    source: Sources,
     tokenizer_run: Path,
     out: Path,
     *,
@@ -184,19 +205,38 @@ def run_label_part(
 ) -> tuple[int, ...]:
     """One of several jobs that label a source together; returns the shards that the store still lacks.
 
-    Jobs that start at once need a cache that is there already, or `read` direct.
+    Each source of a mixture gets a store of its own, OUT/NAME, which other mixtures may use; the shards that are
+    lacking are then those of all. Jobs that start at once need a cache that is there already, or `read` direct.
     """
     use_threads(threads)
     tokenizer = LatentActionTokenizer.load(tokenizer_run)
-    cache, _ = frames_of(source, tokenizer.config.size_px, cache_root, read)
-    sha256 = sha256_file(tokenizer_run / WEIGHTS)
-    gap_s, cuts = gap_for(cache, tokenizer_facts(tokenizer_run)["gap_s"]), shots(cache, cache_root)
-    label_part(tokenizer, sha256, cache, gap_s, out, cuts=cuts, device=device, part=part, num_parts=num_parts)
-    return missing_shards(out)
+    caches, _ = frames_of_parts(source, tokenizer.config.size_px, cache_root, read)
+    sha256, learnt = sha256_file(tokenizer_run / WEIGHTS), licences_behind(tokenizer_run)
+    missing: list[int] = []
+    for one, cache in zip(parts_of(source), caches, strict=True):
+        place = store_of(out, source, one)
+        if isinstance(source, OpenMixture):
+            print(f"label {one.name}", flush=True)
+        gap_s, cuts = gap_for(cache, tokenizer_facts(tokenizer_run)["gap_s"]), shots(cache, cache_root)
+        label_part(
+            tokenizer,
+            sha256,
+            cache,
+            gap_s,
+            place,
+            cuts=cuts,
+            device=device,
+            part=part,
+            num_parts=num_parts,
+            origin=origin_of(one.source),
+            tokenizer_licences=learnt,
+        )
+        missing += missing_shards(place)
+    return tuple(missing)
 
 
 def run_pretrain(
-    source: Source,
+    source: Sources,
     labels: Path,
     config: PretrainConfig,
     run: Path,
@@ -206,17 +246,21 @@ def run_pretrain(
     checkpoint_every: int = 500,
     loop: LoopConfig | None = None,
 ) -> Path:
-    """Station 3, first half: which latent action follows a picture and a sentence."""
+    """Station 3, first half: which latent action follows a picture and a sentence.
+
+    Of a mixture the labels are those that `run_label_part` wrote, a store for each source.
+    """
     use_threads(threads)
-    cache = cached(source, config.network.backbone.image_px, cache_root)
-    store = LabelStore.open(labels)
-    store.require(source_hash=cache.source_hash)
-    data = pretrain_data([cache], store)
-    sides = split_clips(cache.clips, HELD_OUT, SPLIT_SEED)
-    clip = np.searchsorted(cache.offsets, data.frame, side="right") - 1
-    held_out = np.isin(clip, sides.val)
+    caches, _ = frames_of_parts(source, config.network.backbone.image_px, cache_root, "cache")
+    stores = labels_of(source, labels, caches)
+    data = pretrain_data(caches, stores)
+    held_out = _held_out(data, caches)
     training = data.subset(np.flatnonzero(~held_out))
-    stage = PretrainStage(config, training)
+    stage = PretrainStage(config, training, sources=weights_of(source))
+    keep = [split_clips(cache.clips, HELD_OUT, SPLIT_SEED) for cache in caches]
+    trained = [np.union1d(side.train, side.test) for side in keep]
+    moments = np.bincount(training.cache, minlength=len(caches)).tolist()
+    lineage = lineage_of(source, caches, trained, moments)
     train(
         stage,
         name=run.name,
@@ -224,8 +268,9 @@ def run_pretrain(
         config={
             **asdict(config),
             "threads": threads,
-            "source": cache.source_hash,
-            "tokenizer": store.provenance.tokenizer_sha256,
+            "source": content_of(source, caches),
+            **({"mixture": [asdict(one) for one in lineage]} if isinstance(source, OpenMixture) else {}),
+            "tokenizer": stores[0].provenance.tokenizer_sha256,
         },
         steps=config.optim.steps,
         checkpoint_every=checkpoint_every,
@@ -240,7 +285,20 @@ def run_pretrain(
             write_json(run / "validation.json", asdict(scores))
             accuracy = ", ".join(f"{a:.2f}" for a in scores.slot_accuracy)
             print(f"held-out clips: latent NLL {scores.latent_nll:.3f} nats, accuracy by slot {accuracy}")
+        if first:
+            save_lineage(run, data=lineage, **tokenizer_behind(stores))
+            write_card(run)
     return run
+
+
+def _held_out(data: PretrainData, caches: Sequence[FrameCache]) -> NDArray[np.bool_]:
+    """Which moments [N] lie in clips for validation, of each cache by its own names."""
+    out = np.zeros(len(data), bool)
+    for number, cache in enumerate(caches):
+        here = data.cache == number
+        clip = np.searchsorted(cache.offsets, data.frame[here], side="right") - 1
+        out[here] = np.isin(clip, split_clips(cache.clips, HELD_OUT, SPLIT_SEED).val)
+    return out
 
 
 def demonstration_clips(
@@ -339,6 +397,10 @@ def run_finetune(
     with together() as first:
         if first:
             stage.save(run)
+            used = [clip for mine in clips.values() for clip in mine]
+            shown = lineage_of_clips(source, used)
+            save_lineage(run, data=[shown], **from_run("init", init), **tokenizer_behind([store] if store else []))
+            write_card(run)
     return run
 
 
