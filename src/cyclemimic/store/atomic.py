@@ -79,8 +79,10 @@ def replace_folder(tmp: Path | str, final: Path | str) -> None:
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path | str) -> Iterator[None]:
+def alone_in(folder: Path | str, *, wait: bool = False) -> Iterator[None]:
     """Hold the only writer's lock of `folder`; the system frees it when the process dies. Engineering.
+
+    With `wait` it waits for the process that holds it.
 
     Raises:
         InputError: another process writes here.
@@ -94,7 +96,7 @@ def alone_in(folder: Path | str) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as handle:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(
                 folder,
