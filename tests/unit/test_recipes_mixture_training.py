@@ -10,7 +10,7 @@ from cyclemimic.cli import main
 from cyclemimic.data.video import write_video
 from cyclemimic.errors import InputError
 from cyclemimic.recipes.mixtures import Mixture, MixtureEntry
-from cyclemimic.recipes.parts import open_mixture
+from cyclemimic.recipes.parts import frames_of_parts, open_mixture, settled_gaps
 from cyclemimic.recipes.stations import run_label_part, run_pretrain, run_tokenizer
 from cyclemimic.store.label_store import LabelStore
 from cyclemimic.store.lineage import read_lineage
@@ -85,11 +85,19 @@ def test_a_body_has_one_gap(root, tmp_path):
     assert facts["bodies"] == ["fast"] and facts["gap_s"] == recipe().trunk.gap_s
 
 
-def test_the_gap_is_proposed_for_each_body_over_all_sources(root):
-    facts = tokenizer_facts(learn(opened(root), root.parent / "out", "auto", gap_s="auto"))
-    assert facts["gap_s"]["slow"] == pytest.approx(2 * facts["gap_s"]["fast"], rel=0.3)
-    facts = tokenizer_facts(learn(opened(root, gap_s=1.0), root.parent / "out", "auto-but-one", gap_s="auto"))
-    assert facts["gap_s"]["slow"] == 1.0 and facts["gap_s"]["fast"] < 1.0
+def test_the_gap_is_proposed_for_each_body_over_all_sources(root, capsys):
+    def settled(mixture, gap_s):
+        caches, _ = frames_of_parts(mixture, 16, root.parent / "cache", "cache")
+        return settled_gaps(mixture, caches, [np.arange(len(cache)) for cache in caches], gap_s)
+
+    auto = settled(opened(root), "auto")
+    assert auto["slow"] == pytest.approx(2 * auto["fast"], rel=0.3)
+    capsys.readouterr()
+    assert settled(opened(root, gap_s=1.0), "auto") == {"fast": auto["fast"], "slow": 1.0}
+    assert "slow" not in capsys.readouterr().out
+    # One body in both: judged over the clips of both, so between the two.
+    pooled = settled(opened(root, body="fast"), "auto")
+    assert set(pooled) == {"fast"} and auto["fast"] <= pooled["fast"] <= auto["slow"]
 
 
 def test_runs_of_frames_are_not_read_of_a_mixture(root, tmp_path):
@@ -146,7 +154,7 @@ def test_pretraining_draws_sources_by_their_weights(root, labels, monkeypatch):
     assert set(found["tokenizer"][0].licences) == {"CC0-1.0", "unknown"}
     card = (out / "MODEL_CARD.md").read_text()
     assert "it drives no robot yet" in card and "| fast | 75.0% | " in card and "CC0-1.0 (" in card
-    assert "unknown" in card and "Ask their owners" in card and "latent_nll" in card and str(root) not in card
+    assert "unknown" in card and "Ask their owners" in card and str(root) not in card
 
 
 def test_labels_of_another_tokenizer_or_source_are_refused(root, labels, tmp_path):
@@ -160,7 +168,7 @@ def test_labels_of_another_tokenizer_or_source_are_refused(root, labels, tmp_pat
         (mixed / "fast" / path.name).write_bytes(path.read_bytes())
     with pytest.raises(InputError, match="labels by the tokenizer of 'fast'"):
         run_pretrain(opened(root, gap_s=0.8), mixed, recipe().pretrain, tmp_path / "p", cache_root=cache, threads=1)
-    with pytest.raises(InputError, match="slow"):
+    with pytest.raises(InputError, match=r"fast: expected labels"):
         run_pretrain(opened(root), mixed / "fast", recipe().pretrain, tmp_path / "p", cache_root=cache, threads=1)
 
 

@@ -48,7 +48,10 @@ def test_a_file_says_entries_and_what_weights_mean(tmp_path):
         ("[[entries]]\nsource = 3", r"entry 1, field source: expected text"),
         ("[[entries]]\nweight = 1", r"entry 1, field source: expected a source, got none"),
         ('[[entries]]\nsource = "a"\nweigth = 1', r"entry 1: expected known fields.*'weigth'.*Did you mean 'weight'"),
-        ('[[entries]]\nsource = "a"\nweight = 0', r"entry 1: entry 'a', field weight: expected a finite weight above 0"),
+        (
+            '[[entries]]\nsource = "a"\nweight = 0',
+            r"entry 1: entry 'a', field weight: expected a finite weight above 0",
+        ),
         ('[[entries]]\nsource = "a"\nweight = nan', r"field weight.*got nan"),
         ('[[entries]]\nsource = "a"\nweight = true', r"field weight: expected a number"),
         ('[[entries]]\nsource = "a"\ngap_s = -1', r"field gap_s: expected seconds above 0"),
@@ -83,7 +86,7 @@ def test_bad_json_and_no_file(tmp_path):
 
 
 def test_an_unknown_mixture_is_told_what_there_is():
-    with pytest.raises(InputError, match="Did you mean 'bridge'.*full.*\\.toml"):
+    with pytest.raises(InputError, match=r"Did you mean 'bridge'.*full.*\.toml"):
         find_mixture("brdige")
     with pytest.raises(InputError, match="known options"):
         find_mixture("bridge?path=x")

@@ -26,6 +26,7 @@ from cyclemimic.data.sources.film import FilmSource
 from cyclemimic.data.sources.folder import FolderSource
 from cyclemimic.data.sources.hdf5 import Hdf5Source
 from cyclemimic.data.sources.lerobot import LeRobotSource
+from cyclemimic.data.sources.remote import heard
 from cyclemimic.data.sources.rlds import RldsSource
 from cyclemimic.data.sources.webdataset import WebDatasetSource
 from cyclemimic.data.true_actions import TrueActions
@@ -60,7 +61,7 @@ def open_source(text: str) -> Source:
     """The source that `text` names.
 
     `folder:PATH` (video without actions), `film:PATH` (what `film` wrote), `lerobot:PATH` or `lerobot:OWNER/NAME`
-    (options behind `?`, see `LeRobotSource`), or a bare PATH, read as a folder. One from outside is
+    (options behind `?`, see `LeRobotSource`), or a bare PATH, read as a folder. PATH may be a URL. One from outside is
     `package.module:Class=PATH`; the class is called with PATH.
     """
     kind, colon, path = text.partition(":")
@@ -74,7 +75,14 @@ def open_source(text: str) -> Source:
             remedy="tokenizer, label, pretrain and data check, cache and index take mixtures; name one of its sources.",
         )
     if kind in SOURCES:
-        return SOURCES[kind](path)
+        copied = Progress(name="copy, bytes", total=1)
+
+        def say(done: int, total: int) -> None:
+            copied.total = total
+            copied.update(done)
+
+        with heard(say):
+            return SOURCES[kind](path)
     outside, equals, argument = text.partition("=")
     if not equals:
         raise InputError(
