@@ -117,7 +117,7 @@ def test_a_copy_that_was_cut_off_goes_on_and_leaves_no_half_file(store, tmp_path
         with pytest.raises(InputError, match=r"bucket/v/b\.mp4: expected an answer of the store.*the same command"):
             FolderSource("memory://bucket/v")
         assert [p.name for p in (tmp_path / "mirror").rglob("*.mp4")] == ["a.mp4"]
-        assert not [p for p in (tmp_path / "mirror").rglob("*.tmp")]
+        assert not list((tmp_path / "mirror").rglob("*.tmp"))
         same(FolderSource("memory://bucket/v"), FolderSource(tmp_path / "v"))
         assert len(got) == 4
     finally:

@@ -7,6 +7,7 @@ from types import ModuleType
 import pytest
 
 from cyclemimic.cli import main
+from cyclemimic.data.oxe import convention_of
 from cyclemimic.errors import InputError
 from cyclemimic.recipes.mixtures import Mixture, MixtureEntry, find_mixture, read_mixture
 from cyclemimic.recipes.parts import OpenMixture, open_sources, parts_of
@@ -106,6 +107,10 @@ def test_published_mixtures_say_where_each_set_lies_and_how_to_get_it():
     assert by_name["kuka"].source == "rlds:/sets/kuka/0.1.0?rate_hz=10"
     assert "gs://gresearch/robotics/kuka/0.1.0 /sets/kuka/" in by_name["kuka"].get
     assert set(MIXTURES) == {"bridge", "full"}
+    # The guide says how many are read by guess; each of those says its rate and its robot.
+    sets = [row for row in MIXTURES["full"].rows if row.kind == "rlds"]
+    guessed = [row for row in sets if convention_of(row.folder or row.name) is None]
+    assert (len(guessed), len(sets)) == (22, 26) and all(row.rate_hz and row.body for row in guessed)
 
 
 def test_what_is_missing_is_named_with_how_to_get_it_in_one_message(tmp_path):

@@ -14,6 +14,7 @@ from cyclemimic.data.pairs import gap_in_frames
 from cyclemimic.data.still import LEAST_MOVING, moving_share
 from cyclemimic.embodiment.resize import resize_square
 from cyclemimic.errors import InputError
+from cyclemimic.store.lineage import licence_text, licences_of
 from cyclemimic.types import ClipInfo, Float64, Int64, Source
 
 _SIZE_PX = 64  # what cuts and motion are looked for at
@@ -64,6 +65,7 @@ class SourceReport:
         usable, bad = self.usable, [clip for clip in self.clips if clip.fault is not None]
         said = sum(bool(clip.info.instruction) for clip in usable)
         out = [f"{self.name}: {len(self.clips)} clips, {said} with a sentence, {len(bad)} of no use"]
+        out.append(f"  licence: {licence_text(licences_of([clip.info for clip in self.clips]))}")
         for body in sorted({clip.info.embodiment for clip in usable}):
             mine = [clip for clip in usable if clip.info.embodiment == body]
             lengths, rates = [c.info.num_frames for c in mine], sorted({round(c.info.fps, 2) for c in mine})

@@ -177,10 +177,11 @@ def frames_of_parts(
     modes: list[ReadMode] = []
     for part in source.parts:
         cache, mode = frames_of(part.source, size_px, root, read)
+        if mode == "segment":
+            print(f"{part.name}: direct, as runs of frames are for one source alone", flush=True)
         caches.append(part.renamed(cache))
         modes.append(mode)
     refuse_same_content(source, [cache.source_hash for cache in caches])
-    # Runs of frames are of one loader; in a mixture every pair is sought, whatever `auto` would do with a source alone.
     return caches, "cache" if set(modes) == {"cache"} else "direct"
 
 

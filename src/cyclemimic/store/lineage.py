@@ -49,7 +49,7 @@ def licences_of(clips: Sequence[ClipInfo]) -> dict[str, int]:
 
 def licence_text(licences: Mapping[str, int]) -> str:
     """In words: `CC-BY-4.0 (12 clips), unknown (3 clips)`."""
-    shown = [f"{name} ({n} clip{'s' * (n != 1)})" for name, n in sorted(licences.items())]
+    shown = [f"{' '.join(name.split())} ({n} clip{'s' * (n != 1)})" for name, n in sorted(licences.items())]
     return ", ".join(shown) or UNKNOWN
 
 

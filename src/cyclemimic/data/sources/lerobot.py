@@ -345,8 +345,11 @@ def licence_of(card: Path) -> str | None:
     except OSError:
         return None
     head = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
-    found = re.search(r"^license:\s*[\"']?([^\s\"'\[]+)", head[1], re.MULTILINE) if head else None
-    return found[1] if found and found[1].lower() != UNKNOWN else None
+    found = re.search(r"^license:[ \t]*(.*)((?:\n[ \t]*- .*)*)", head[1], re.MULTILINE) if head else None
+    words = re.findall(r"[^\s\"'\[\],]+", f"{found[1]} {found[2]}") if found else []
+    stated = [word for word in words if word != "-" and word.lower() != UNKNOWN]
+    # Of several the card does not say which episode is under which: all of them, as they stand there.
+    return ", ".join(stated) or None
 
 
 def _split(text: str) -> tuple[str, dict[str, str]]:
