@@ -17,7 +17,7 @@ try:
     from cyclemimic.recipes import ablate as studies
     from cyclemimic.recipes import demo as demo_recipe
     from cyclemimic.recipes import dry_run as rehearsal
-    from cyclemimic.recipes import exporting, footage, judging, parts, remote, stations
+    from cyclemimic.recipes import exporting, footage, judging, lineages, parts, remote, stations
     from cyclemimic.recipes.ablations import changed
     from cyclemimic.recipes.paper import paper
     from cyclemimic.recipes.planning import StudySize
@@ -258,7 +258,7 @@ def label(
         print(f"job {shard_index} of {num_shards} is done; {len(missing)} shards are left to the others")
         return
     for one in parts.parts_of(opened):
-        place = parts.store_of(out, opened, one)
+        place = lineages.store_of(out, opened, one)
         store = LabelStore.open(place)
         print(f"{len(store)} labels of {len(store.clips)} clips in {place}")
 

@@ -11,9 +11,9 @@ from cyclemimic.data.seek import index_source
 from cyclemimic.data.sources.folder import FolderSource
 from cyclemimic.data.sources.lerobot import LeRobotSource, licence_of
 from cyclemimic.errors import InputError
-from cyclemimic.recipes.cards import CARD, write_card
+from cyclemimic.recipes.cards import CARD, renew_card, write_card
 from cyclemimic.recipes.exporting import export
-from cyclemimic.recipes.parts import licences_behind
+from cyclemimic.recipes.lineages import licences_behind
 from cyclemimic.recipes.stations import run_finetune
 from cyclemimic.store.atomic import write_json
 from cyclemimic.store.frame_cache import FrameCache
@@ -168,7 +168,9 @@ def test_the_card_of_a_policy(tmp_path):
     record = {"all": {"rate": 0.45, "n": 120}, "skills": {}, "episodes": [{"seed": 1}]}
     write_json(run / "rollouts-as-it-is.json", record)
     save_lineage(run, data=[LINEAGE], **{"init > tokenizer": [replace(LINEAGE, licences={"mit": 1})]})
-    write_card(run)
+    renew_card(run, tmp_path / "elsewhere")
+    assert (run / CARD).read_text() == card
+    renew_card(run, run)
     card = (run / CARD).read_text()
     assert "| `rollouts-as-it-is.json` | all.rate | 0.45 |" in card and "seed | 1" not in card
     assert "| s3://b/x | 25.0% | 3 | arm | mit (2 clips), unknown (1 clip) | `abc` |" in card

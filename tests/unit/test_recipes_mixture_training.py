@@ -19,6 +19,8 @@ from cyclemimic.train.stage1_tokenizer import tokenizer_facts
 from tests.journey.small import hashes, recipe
 from tests.unit.test_data_gap import textured_square
 
+ORIGIN = "hf://datasets/someone/fast@0123456789abcdef0123456789abcdef01234567"
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
@@ -118,6 +120,7 @@ def test_direct_trains_as_the_cache_does(root, run, tmp_path):
 def labels(root, run):
     out = root.parent / "labels"
     mixture = opened(root, gap_s=0.8)
+    mixture.parts[0].source.origin = ORIGIN  # as if it had been downloaded
     missing = run_label_part(mixture, run, out, cache_root=root.parent / "cache", threads=1)
     assert missing == ()
     return out
@@ -126,6 +129,7 @@ def labels(root, run):
 def test_each_source_has_labels_of_its_own_with_its_gap_and_licences(root, run, labels):
     fast, slow = (LabelStore.open(labels / name) for name in ("fast", "slow"))
     assert fast.provenance.licences == {"CC0-1.0": 6} and slow.provenance.licences == {"unknown": 5}
+    assert fast.provenance.origin == ORIGIN and slow.provenance.origin is None
     assert set(fast.provenance.tokenizer_licences) == {"CC0-1.0", "unknown"}
     assert fast.provenance.gap_s == {"fast": recipe().trunk.gap_s} and slow.provenance.gap_s == {"slow": 0.8}
     frames, _ = slow.codes_for("0.mp4")

@@ -138,6 +138,13 @@ def test_an_empty_source_is_refused(tmp_path):
     video_folder(tmp_path / "two", {"b.mp4": 4})
     assert isinstance(open_sources("mixture:mixture_of_a_test:mine"), OpenMixture)
     assert len(parts_of(open_sources("mixture:mixture_of_a_test:mine"))) == 2
+    # A module with a dot in its name needs no word in front; an instance is as good as a function.
+    module.ready = module.mine()
+    sys.modules["mixture_of_a_test.inner"] = module
+    for text in ("mixture_of_a_test.inner:mine", "mixture_of_a_test.inner:ready"):
+        assert [part.name for part in parts_of(open_sources(text))] == ["one", "two"]
+    with pytest.raises(InputError, match="importable"):
+        open_sources("mixture_of_a_test.inner:gone")
 
 
 def test_a_verb_for_one_source_says_so(tmp_path, capsys):

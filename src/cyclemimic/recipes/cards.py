@@ -55,6 +55,12 @@ def write_card(run: Path) -> Path | None:
     return run / CARD
 
 
+def renew_card(run: Path, out: Path) -> None:
+    """Write the card again if results lie beside the weights now; a run that is only looked at stays as it is."""
+    if out.resolve() == run.resolve():
+        write_card(run)
+
+
 def _what(run: Path) -> str:
     if (run / TOKENIZER).exists():
         kind = "A latent action tokenizer: it names what happened between two frames by a few codes"

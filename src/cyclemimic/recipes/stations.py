@@ -25,21 +25,23 @@ from cyclemimic.names import meets, named
 from cyclemimic.policy.network import read_spec
 from cyclemimic.recipes.cards import from_run, write_card
 from cyclemimic.recipes.footage import HELD_OUT, SPLIT_SEED, chosen, gap_for, loader_extras, shots
-from cyclemimic.recipes.objectives import univla_stages, with_backbone
-from cyclemimic.recipes.parts import (
-    OpenMixture,
-    Sources,
+from cyclemimic.recipes.lineages import (
     content_of,
-    frames_of_parts,
     labels_of,
     licences_behind,
     lineage_of,
     lineage_of_clips,
+    store_of,
+    tokenizer_behind,
+)
+from cyclemimic.recipes.objectives import univla_stages, with_backbone
+from cyclemimic.recipes.parts import (
+    OpenMixture,
+    Sources,
+    frames_of_parts,
     origin_of,
     parts_of,
     settled_gaps,
-    store_of,
-    tokenizer_behind,
     weights_of,
 )
 from cyclemimic.store.atomic import read_json, sha256_file, write_json
