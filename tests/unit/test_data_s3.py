@@ -74,6 +74,17 @@ def test_every_kind_of_source_reads_from_s3_as_from_disk(bucket, tmp_path):
         assert source.origin == f"s3://videos/{kind.__name__}"
 
 
+def test_a_marker_of_a_folder_and_a_neighbour_of_a_like_name_are_no_files_of_it(bucket, tmp_path):
+    root = FIXTURES / "lerobot" / "v3.0"
+    bucket.put(str(root), "videos/set", recursive=True)
+    bucket.call_s3("put_object", Bucket="videos", Key="set/", Body=b"")
+    bucket.call_s3("put_object", Bucket="videos", Key="set/data/", Body=b"")
+    bucket.call_s3("put_object", Bucket="videos", Key="set-old/meta/info.json", Body=b"{}")
+    assert LeRobotSource("s3://videos/set").fingerprint() == LeRobotSource(root).fingerprint()
+    copied = {p.relative_to(tmp_path / "mirror").as_posix().partition("/")[2] for p in tmp_path.glob("mirror/*/**/*")}
+    assert {p.relative_to(root).as_posix() for p in root.rglob("*")} == copied - {"", ".lock"}
+
+
 @pytest.mark.parametrize("kind", [FolderSource, WebDatasetSource, RldsSource, LeRobotSource, Hdf5Source])
 def test_what_is_not_there(bucket, kind):
     for url in ("s3://no-such-bucket/x", "s3://videos/no-such-folder"):

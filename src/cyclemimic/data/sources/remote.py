@@ -149,13 +149,12 @@ def local_copy(url: str, suffixes: tuple[str, ...] = ()) -> Path:
     copy that was killed goes on. Several processes of one machine wait for one another.
 
     Args:
-        url: a folder or a file.
+        url: a folder or a file, as `pinned` gives it.
         suffixes: how the names of wanted files end, in small letters; all files unless given.
 
     Raises:
         InputError: nothing is there or may be read, a name leads out of the folder, or there is no room.
     """
-    url = pinned(url)
     files, root = open_store(url)
     plain = public(url)
     found = dict(_listed(files, root, plain, suffixes))
@@ -210,8 +209,12 @@ def _listed(files: Any, root: str, url: str, suffixes: tuple[str, ...]) -> Itera
     rows: dict[str, dict[str, Any]] = asked(url, lambda: files.find(root, detail=True))
     base = root.strip("/")
     for path, facts in sorted(rows.items()):
-        name = path.strip("/").removeprefix(base).strip("/") or base.rpartition("/")[2]
-        if name.endswith("/") or facts.get("type") == "directory":
+        path = path.strip("/")
+        name = path.removeprefix(base).strip("/") or base.rpartition("/")[2]
+        # Where a store knows prefixes and no folders, `videos-old/` begins as `videos` does, and an empty object may
+        # stand for the folder itself.
+        stands_for_it = path == base and len(rows) > 1
+        if facts.get("type") == "directory" or stands_for_it or not f"{path}/".startswith(f"{base}/"):
             continue
         parts = PurePosixPath(name).parts
         if ".." in parts or "\\" in name or "\0" in name:
