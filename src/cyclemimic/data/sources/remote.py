@@ -208,13 +208,13 @@ def _listed(files: Any, root: str, url: str, suffixes: tuple[str, ...]) -> Itera
     """The files below a URL by name, each with its size and what tells that it changed."""
     rows: dict[str, dict[str, Any]] = asked(url, lambda: files.find(root, detail=True))
     base = root.strip("/")
-    for path, facts in sorted(rows.items()):
-        path = path.strip("/")
+    found = {path.strip("/"): facts for path, facts in sorted(rows.items())}
+    # Where a store knows prefixes and no folders, an empty object may stand for a folder.
+    folders = {str(above) for path in found for above in PurePosixPath(path).parents}
+    for path, facts in found.items():
         name = path.removeprefix(base).strip("/") or base.rpartition("/")[2]
-        # Where a store knows prefixes and no folders, `videos-old/` begins as `videos` does, and an empty object may
-        # stand for the folder itself.
-        stands_for_it = path == base and len(rows) > 1
-        if facts.get("type") == "directory" or stands_for_it or not f"{path}/".startswith(f"{base}/"):
+        # There `videos-old/` begins as `videos` does, too.
+        if facts.get("type") == "directory" or path in folders or not f"{path}/".startswith(f"{base}/"):
             continue
         parts = PurePosixPath(name).parts
         if ".." in parts or "\\" in name or "\0" in name:
