@@ -18,7 +18,7 @@ try:
     from cyclemimic.data.skip import DROPPED
     from cyclemimic.data.sources.film import FilmSource
     from cyclemimic.recipes import ablate as studies
-    from cyclemimic.recipes import checking, exporting, footage, judging, remote, reporting, stations
+    from cyclemimic.recipes import checking, exporting, footage, judging, lineages, parts, remote, reporting, stations
     from cyclemimic.recipes import demo as demo_recipe
     from cyclemimic.recipes import dry_run as rehearsal
     from cyclemimic.recipes.ablations import changed
@@ -109,32 +109,39 @@ def data(
             decodes; index notes key frames and sizes in one Parquet file, so that reading without a cache begins at
             once; export writes.
         source: folder:PATH, film:PATH, lerobot:PATH, rlds:PATH, hdf5:PATH, webdataset:PATH, calvin:PATH, or
-            package.module:Class=PATH. Behind any of them ?skip=LIST.json leaves clips out, and ?stabilise=shift (or
-            turn) holds a shaking camera still; name it so to every verb.
+            package.module:Class=PATH; export aside also mixture:bridge, mixture:full, mixture:FILE.toml, or
+            mixture:package.module:function. Of a mixture, check prints shares, episodes and licences. Behind any but a
+            mixture ?skip=LIST.json leaves clips out, and ?stabilise=shift (or turn) holds a shaking camera still; name
+            it so to every verb.
         size_px: side of the cached pictures.
         threads: how many files are indexed at once.
         cache: folder of all caches.
         to: export: a LeRobot dataset, or the labels alone as Parquet or JSON lines.
         labels: export: what `cyclemimic label` wrote for this source.
         out: export: the folder to write.
-        gap_s: check: seconds over which motion is looked for.
+        gap_s: check: seconds over which motion is looked for; of a mixture, where an entry gives none.
         report: check: the page; runs/check/NAME.html unless given.
         drop: check: a JSON file to write, of clips that are better left out, for the source's ?skip=LIST.json.
         drop_kinds: check: of which kinds: unreadable, duplicate, still, short, camera.
     """
-    opened = footage.open_source(source)
-    if action == "check":
-        checking.check_source(opened, gap_s=gap_s, page=report, drop=drop, drop_kinds=drop_kinds)
-    elif action == "cache":
-        footage.cached(opened, size_px, cache)
-    elif action == "index":
-        found = footage.indexed(opened, cache, threads=threads)
-        bad = int((found.frames == 0).sum())
-        print(f"{len(found)} episodes, {int(found.frames.sum())} frames, {bad} of no use: {found.path}")
-    elif out is None:
-        raise InputError("--out", expected="a folder to export to", got="none", remedy="Name one.")
-    else:
-        print(exporting.export(opened, out, to=to, labels=labels))
+    if action == "export":
+        if out is None:
+            raise InputError("--out", expected="a folder to export to", got="none", remedy="Name one.")
+        print(exporting.export(footage.open_source(source), out, to=to, labels=labels))
+        return
+    opened = parts.open_sources(source)
+    if action == "check" and isinstance(opened, parts.OpenMixture):
+        print("\n".join(parts.mixture_lines(opened, gap_s)))
+        return
+    for one in parts.parts_of(opened):
+        if action == "check":
+            checking.check_source(one.source, gap_s=gap_s, page=report, drop=drop, drop_kinds=drop_kinds)
+        elif action == "cache":
+            footage.cached(one.source, size_px, cache)
+        else:
+            found = footage.indexed(one.source, cache, threads=threads)
+            bad = int((found.frames == 0).sum())
+            print(f"{len(found)} episodes, {int(found.frames.sum())} frames, {bad} of no use: {found.path}")
 
 
 def tokenizer(
@@ -165,7 +172,8 @@ def tokenizer(
     """Learn latent actions from video alone. Started again with the same command it goes on where it stopped.
 
     Args:
-        source: where the video lies, such as folder:PATH, or package.module:Class=PATH.
+        source: where the video lies, such as folder:PATH or package.module:Class=PATH; or several sources at once:
+            mixture:bridge, mixture:full, mixture:FILE.toml, mixture:package.module:function.
         run: folder for weights, metrics and checkpoints.
         recipe: tiny, small, paper, or package.module:function.
         objective: trunk and genie are reconstruction alone; ac3 adds the cycle and the discriminator; lapa and
@@ -205,15 +213,15 @@ def tokenizer(
         "precision": precision,
     }
     config = replace(config, **{k: v for k, v in changes.items() if v is not None})
-    parts = {k: v for k, v in {"decoder": decoder, "change": change}.items() if v is not None}
-    config = replace(config, tokenizer=replace(config.tokenizer, **parts))
+    pieces = {k: v for k, v in {"decoder": decoder, "change": change}.items() if v is not None}
+    config = replace(config, tokenizer=replace(config.tokenizer, **pieces))
     if critic is not None:
         config = replace(config, discriminator=replace(config.discriminator, kind=critic))
     if dry_run is not None:
         print(rehearsal.rehearsed(config, backbone=backbone, step=dry_run == "step", device=device or "cpu"))
         return
     stations.run_tokenizer(
-        footage.open_source(source),
+        parts.open_sources(source),
         config,
         run,
         cache_root=cache,
@@ -245,8 +253,8 @@ def label(
     """Label every frame pair of a source with its latent action, into Parquet with provenance.
 
     Args:
-        source: where the video lies, such as folder:PATH.
-        out: folder of the label store; what is labelled already is kept.
+        source: where the video lies, such as folder:PATH, or a mixture as `tokenizer` takes it.
+        out: folder of the label store, or of one for each source of a mixture; what is labelled already is kept.
         tokenizer: a run of `cyclemimic tokenizer`.
         true_motion: instead of a tokenizer, for film:PATH: perfect codes of the hand's true motion. Folder of their
             codebook, fitted on first use.
@@ -268,15 +276,16 @@ def label(
             remedy="Name a run of `cyclemimic tokenizer`.",
         )  # fmt: skip
     if true_motion is not None:
-        opened = footage.open_source(source)
-        if not isinstance(opened, FilmSource):
+        film = footage.open_source(source)
+        if not isinstance(film, FilmSource):
             raise InputError("--source", expected="film:PATH", got=source, remedy="Name what `film` wrote.")
-        store = label_true_motion(opened, out, true_motion, gap_s=gap_s, bodies=bodies)
+        store = label_true_motion(film, out, true_motion, gap_s=gap_s, bodies=bodies)
         print(f"{len(store)} labels of {len(store.clips)} clips in {out}")
         return
     assert tokenizer is not None
+    opened = parts.open_sources(source)
     missing = stations.run_label_part(
-        footage.open_source(source),
+        opened,
         tokenizer,
         out,
         cache_root=cache,
@@ -291,8 +300,10 @@ def label(
     if missing and num_shards > 1:
         print(f"job {shard_index} of {num_shards} is done; {len(missing)} shards are left to the others")
         return
-    store = LabelStore.open(out)
-    print(f"{len(store)} labels of {len(store.clips)} clips in {out}")
+    for one in parts.parts_of(opened):
+        place = lineages.store_of(out, opened, one)
+        store = LabelStore.open(place)
+        print(f"{len(store)} labels of {len(store.clips)} clips in {place}")
 
 
 def pretrain(
@@ -313,7 +324,7 @@ def pretrain(
     """Teach the policy which latent action follows a picture and a sentence; no actions are read.
 
     Args:
-        source: the video that was labelled.
+        source: the video that was labelled, or the mixture.
         labels: what `cyclemimic label` wrote.
         run: folder for weights, metrics and checkpoints.
         proprioception: of film:PATH, see the robot's state as well, which no video has: a bound.
@@ -335,7 +346,7 @@ def pretrain(
     if seed is not None:
         config = replace(config, seed=seed)
     stations.run_pretrain(
-        footage.open_source(source),
+        parts.open_sources(source),
         labels,
         config,
         run,

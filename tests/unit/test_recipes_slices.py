@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from cyclemimic.evaluate.cells import Cell
 from cyclemimic.recipes import ablate, jobs
 from cyclemimic.recipes.ablate import study_of
-from cyclemimic.recipes.jobs import Job, Jobs
 from cyclemimic.recipes.commands import StudySize
+from cyclemimic.recipes.jobs import Job, Jobs
 from cyclemimic.recipes.small import small
 from cyclemimic.recipes.table_pages import RowPicture
 from cyclemimic.recipes.tables import find_table

@@ -12,7 +12,7 @@ Rooms, in the order data travels:
     still     pairs in which nothing moves
     flow      where the pixels of each pair's later frame come from, once
     true_actions  the true motion of a small share of clips
-    mixture   how often each body is drawn
+    mixture   how often each source and each body is drawn
     loader    batches of pairs; splits by clip
     seek      any frame of a video file; a source without a cache
     segments  batches of pairs from runs that are decoded once

@@ -19,6 +19,7 @@ from cyclemimic.data.pairs import gap_in_frames
 from cyclemimic.data.still import LEAST_MOVING, moving_share
 from cyclemimic.embodiment.resize import resize_square
 from cyclemimic.errors import InputError
+from cyclemimic.store.lineage import licence_text, licences_of
 from cyclemimic.types import ClipInfo, Float64, Int64, Source, UInt8
 
 GAP_S = 0.6  # over which motion is looked for unless told otherwise
@@ -126,6 +127,7 @@ class SourceReport:
         usable, bad = self.usable, self.faulty
         said = sum(bool(clip.info.instruction) for clip in usable)
         out = [f"{self.name}: {len(self.clips)} clips, {said} with a sentence, {len(bad)} of no use"]
+        out.append(f"  licence: {licence_text(licences_of([clip.info for clip in self.clips]))}")
         for body in self.bodies:
             out += self._lines_of(body)
         changed = [f"  changed: {clip.info.name}: {remark}" for clip in usable for remark in clip.remarks]

@@ -111,19 +111,23 @@ def sampled(clips: Sequence[ClipInfo]) -> dict[str, list[int]]:
 
 
 def propose_gaps(
-    cache: FrameCache, motion: float = MOTION, progress: Callable[[str], None] | None = None
+    caches: FrameCache | Sequence[FrameCache],
+    motion: float = MOTION,
+    progress: Callable[[str], None] | None = None,
 ) -> Mapping[str, float]:
-    """H of every body of a frame cache [s], by its name.
+    """H of every body of one or several frame caches [s], by its name; a body is judged over all of them.
 
     Raises:
         InputError: a body in whose clips nothing moves far enough.
     """
+    caches = [caches] if isinstance(caches, FrameCache) else caches
+    clips = [(clip, cache, i) for cache in caches for i, clip in enumerate(cache.clips)]
     gaps: dict[str, float] = {}
-    for body, mine in sorted(sampled(cache.clips).items()):
+    for body, mine in sorted(sampled([clip for clip, _, _ in clips]).items()):
         found = propose_gap(
             body,
-            [frames_to_move(np.asarray(cache.clip_frames(i))) for i in mine],
-            [cache.clips[i].fps for i in mine],
+            [frames_to_move(np.asarray(cache.clip_frames(i))) for _, cache, i in (clips[n] for n in mine)],
+            [clips[n][0].fps for n in mine],
             motion,
         )
         if found.gap_s is None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cyclemimic.data.mixture import Mixture, mixture_weights
+from cyclemimic.data.mixture import Mixture, SourceWeights, mixture_weights
 from cyclemimic.data.pairs import PairRuns, gaps_in_frames, joined, pair_runs, skipped_clips
 from cyclemimic.data.still import thin_still
 from cyclemimic.data.true_actions import ActionTable, TrueActions, action_table
@@ -53,15 +54,16 @@ class PairArrays:
 class PairLoader:
     """Draws pairs from one or several caches of one picture size.
 
-    Every draw is independent: first a body by the mixture's weights, then one of its pairs, all alike.
-    There are no epochs, so a run that goes on at step n needs nothing but n.
+    Every draw is independent: first a source, where sources have weights, then a body by the mixture's weights, then
+    one of its pairs, all alike. There are no epochs, so a run that goes on at step n needs nothing but n.
 
     Args:
         caches: one per source.
         gap_s: the time between the frames of a pair [s], of all bodies or of each; one for all caches, or one each.
-        mixture: how often each body is drawn.
+        mixture: how often each body is drawn; of each source, where sources have weights.
         seed: with the step, decides every batch.
         batch_size: B.
+        sources: how often each cache is drawn; None: the mixture alone decides, over all caches.
         keep: per cache the indices of the clips to draw from, such as one side of `split_clips`; None: all.
         triplets: draw only pairs with a third frame at t + 2 H, and give it as `latest`.
         flow: a flow cache per cache; fills `flow`.
@@ -85,6 +87,7 @@ class PairLoader:
         seed: int = 0,
         batch_size: int = 32,
         *,
+        sources: SourceWeights | None = None,
         keep: Sequence[Int64] | None = None,
         triplets: bool = False,
         flow: Sequence[FlowCache] | None = None,
@@ -96,7 +99,7 @@ class PairLoader:
         features: Sequence[FeatureCache] = (),
     ) -> None:
         gaps = list(gap_s) if isinstance(gap_s, Sequence) else [gap_s] * len(caches)
-        _check(caches, gaps, batch_size, keep)
+        _check(caches, gaps, batch_size, keep, sources)
         _check_further(caches, gaps, flow, cuts, moving, still_share)
         self.caches, self.seed, self.batch_size, self.triplets = tuple(caches), seed, batch_size, triplets
         self._gaps = gaps
@@ -110,20 +113,13 @@ class PairLoader:
         self._gap_of_clip = np.zeros(len(self.clips), np.int64)
         # Plain views: indexing a memmap object costs a Python-level finalizer per call.
         self._frames = [np.asarray(c.frames) if isinstance(c.frames, np.ndarray) else c.frames for c in caches]
-        self._runs = self._index(facts, keep, cuts)
+        self._runs = self._index(facts, keep, cuts, None if sources is None else sources.names)
         # Where the rows of each clip begin in what is kept for every pair of a cache: its flow, how much it moves.
         self._pairs_before_clip = np.concatenate([_pairs_before(f, g) for f, g in zip(facts, gaps, strict=True)])
         self.num_still_dropped = 0
         if moving is not None:
             self._thin_out(moving, still_share)
-        # Runs grouped by body, so that "one of a body's pairs" is one integer.
-        bodies, lengths = self._body_of_clip[self._runs.clip], self._runs.lengths
-        self._by_body = np.argsort(bodies, kind="stable")
-        self._before = np.concatenate([[0], np.cumsum(lengths[self._by_body])])
-        edges = self._before[np.searchsorted(bodies[self._by_body], np.arange(len(self.bodies) + 1))]
-        self.pairs_per_body: Int64 = np.diff(edges)
-        self._first_of_body = edges[:-1]
-        self.weights: NDArray[np.float64] = mixture_weights(mixture, self.bodies, self.pairs_per_body.tolist())
+        self._group(mixture, sources)
         self._flow = [np.asarray(f.flow) for f in flow or ()]
         self._words = None if words is None else lru_cache(SENTENCES)(words)
         self._actions: ActionTable | None = None
@@ -188,11 +184,11 @@ class PairLoader:
         With `rows` only these of its B rows are read: each process of several reads its own.
         """
         rng = rng_for(self.seed, step, "pairs")
-        body = rng.choice(len(self.bodies), self.batch_size, p=self.weights)
-        within = rng.integers(0, self.pairs_per_body[body])
-        place = (self._first_of_body[body] + within)[rows]
+        group = rng.choice(len(self._weight_of_group), self.batch_size, p=self._weight_of_group)
+        within = rng.integers(0, self._pairs_of_group[group])
+        place = (self._first_of_group[group] + within)[rows]
         nth = np.searchsorted(self._before, place, side="right") - 1
-        return self.take(self._runs.start[self._by_body[nth]] + (place - self._before[nth]))
+        return self.take(self._runs.start[self._by_group[nth]] + (place - self._before[nth]))
 
     def all_pairs(self, batch_size: int, *, shard: int = 0, num_shards: int = 1) -> Iterator[PairArrays]:
         """Every pair once, clip after clip, ascending in time; the last batch may be smaller.
@@ -248,8 +244,38 @@ class PairLoader:
         looks = (row + i * gap for i in range(2 + self.triplets))
         return tuple(unpacked(_gather(files, cache, look), self._features[0].recipe) for look in looks)
 
+    def _group(self, mixture: Mixture, sources: SourceWeights | None) -> None:
+        """Runs grouped by body, or by source and body, so that "one of a group's pairs" is one integer."""
+        width = len(self.bodies)
+        group, lengths, count = self._body_of_clip[self._runs.clip], self._runs.lengths, width
+        if sources is not None:
+            group, count = self._cache_of_clip[self._runs.clip] * width + group, len(self.caches) * width
+        self._by_group = np.argsort(group, kind="stable")
+        self._before = np.concatenate([[0], np.cumsum(lengths[self._by_group])])
+        edges = self._before[np.searchsorted(group[self._by_group], np.arange(count + 1))]
+        self._pairs_of_group, self._first_of_group = np.diff(edges), edges[:-1]
+        counts = self._pairs_of_group.reshape(-1, width)
+        self.pairs_per_body: Int64 = counts.sum(0)
+        if sources is None:
+            self._weight_of_group = mixture_weights(mixture, self.bodies, self.pairs_per_body.tolist())
+        else:
+            shares = sources.shares(counts.sum(1).tolist())
+            within = [mixture_weights(mixture, self.bodies, row.tolist()) for row in counts]
+            self._weight_of_group = (shares[:, None] * np.stack(within)).ravel()
+        self.weights: NDArray[np.float64] = self._weight_of_group.reshape(-1, width).sum(0)  # of each body
+
+    def pairs_per_cache(self) -> tuple[int, ...]:
+        """How many pairs each cache gives."""
+        found = np.zeros(len(self.caches), np.int64)
+        np.add.at(found, self._cache_of_clip[self._runs.clip], self._runs.lengths)
+        return tuple(found.tolist())
+
     def _index(
-        self, facts: Sequence[ClipFacts], keep: Sequence[Int64] | None, cuts: Sequence[Sequence[Int64]] | None
+        self,
+        facts: Sequence[ClipFacts],
+        keep: Sequence[Int64] | None,
+        cuts: Sequence[Sequence[Int64]] | None,
+        names: Sequence[str] | None,
     ) -> PairRuns:
         self._chosen: list[tuple[int, Int64, PairRuns]] = []
         parts: list[PairRuns] = []
@@ -258,13 +284,14 @@ class PairLoader:
             which = np.arange(len(cache)) if keep is None else np.unique(np.asarray(keep[i], np.int64))
             if len(which):
                 shots = None if cuts is None else [cuts[i][c] for c in which]
-                runs = pair_runs(
-                    facts[i] if keep is None else facts[i].chosen(which),
-                    self._gaps[i],
-                    lambda c, cache=cache, which=which: cache.clips[int(which[c])].name,  # type: ignore[misc]
-                    reach=1 + self.triplets,
-                    cuts=shots,
-                )
+                with _named_source(None if names is None else names[i]):
+                    runs = pair_runs(
+                        facts[i] if keep is None else facts[i].chosen(which),
+                        self._gaps[i],
+                        lambda c, cache=cache, which=which: cache.clips[int(which[c])].name,  # type: ignore[misc]
+                        reach=1 + self.triplets,
+                        cuts=shots,
+                    )
                 here = first_clip + which
                 self._gap_of_clip[here] = runs.gap_frames
                 self._chosen.append((i, which, runs))
@@ -283,6 +310,18 @@ class PairLoader:
         self._runs = self._runs.kept(stays)
 
 
+@contextmanager
+def _named_source(name: str | None) -> Iterator[None]:
+    """Errors inside name the source of a mixture beside the clip."""
+    try:
+        yield
+    except InputError as error:
+        if name is None:
+            raise
+        where = f"source {name!r}, {error.where}"
+        raise InputError(where, expected=error.expected, got=error.got, remedy=error.remedy) from None
+
+
 def _numbered(clips: ClipFacts, bodies: Sequence[str]) -> Int64:
     """The body of every clip as an index into `bodies`."""
     number = [bodies.index(body) if body in bodies else -1 for body in clips.bodies]
@@ -291,8 +330,12 @@ def _numbered(clips: ClipFacts, bodies: Sequence[str]) -> Int64:
 
 
 def _pairs_before(clips: ClipFacts, gap_s: Gap) -> Int64:
-    """How many pairs of a cache lie before each of its clips."""
-    counts: Int64 = np.maximum(0, clips.num_frames - gaps_in_frames(clips, gap_s))
+    """How many pairs of a cache lie before each of its clips; none of bodies without a gap, which nobody draws."""
+    known = np.array([not isinstance(gap_s, Mapping) or body in gap_s for body in clips.bodies])[clips.body]
+    counts = np.zeros(len(known), np.int64)
+    some = np.flatnonzero(known)
+    chosen = clips.chosen(some)
+    counts[some] = np.maximum(0, chosen.num_frames - gaps_in_frames(chosen, gap_s))
     before: Int64 = np.cumsum(counts) - counts
     return before
 
@@ -352,14 +395,21 @@ def split_clips(
     return Split(train=train, val=val, test=test_side)
 
 
-def _check(caches: Sequence[FrameCache], gaps: Sequence[Gap], batch_size: int, keep: Sequence[Int64] | None) -> None:
+def _check(
+    caches: Sequence[FrameCache],
+    gaps: Sequence[Gap],
+    batch_size: int,
+    keep: Sequence[Int64] | None,
+    sources: SourceWeights | None,
+) -> None:
     sizes = sorted({c.size_px for c in caches})
     if len(sizes) != 1:
         remedy = "Build all caches at one size."
         raise InputError("caches", expected="one picture size [px]", got=str(sizes), remedy=remedy)
     if batch_size < 1:
         raise InputError("batch_size", expected="at least 1", got=str(batch_size), remedy="Try 32.")
-    for name, values in (("gap_s", gaps), ("keep", keep)):
+    weights = None if sources is None else sources.weights
+    for name, values in (("gap_s", gaps), ("keep", keep), ("sources", weights)):
         if values is not None and len(values) != len(caches):
             expected, got = f"one entry per cache ({len(caches)})", str(len(values))
             raise InputError(name, expected=expected, got=got, remedy="Give them in the caches' order.")

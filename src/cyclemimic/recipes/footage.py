@@ -26,6 +26,7 @@ from cyclemimic.data.sources.film import FilmSource
 from cyclemimic.data.sources.folder import FolderSource
 from cyclemimic.data.sources.hdf5 import Hdf5Source
 from cyclemimic.data.sources.lerobot import LeRobotSource
+from cyclemimic.data.sources.remote import heard
 from cyclemimic.data.sources.rlds import RldsSource
 from cyclemimic.data.sources.webdataset import WebDatasetSource
 from cyclemimic.data.true_actions import TrueActions
@@ -67,7 +68,7 @@ def open_source(text: str) -> Source:
     """The source that `text` names.
 
     `folder:PATH` (video without actions), `film:PATH` (what `film` wrote), `lerobot:PATH` or `lerobot:OWNER/NAME`
-    (options behind `?`, see `LeRobotSource`), or a bare PATH, read as a folder. One from outside is
+    (options behind `?`, see `LeRobotSource`), or a bare PATH, read as a folder. PATH may be a URL. One from outside is
     `package.module:Class=PATH`; the class is called with PATH.
 
     Every source knows two options: `?skip=LIST.json` leaves out the clips of a list (`data check --drop` writes one),
@@ -82,8 +83,22 @@ def _open_plain(text: str) -> Source:
     kind, colon, path = text.partition(":")
     if not colon:
         kind, path = "folder", text
+    if kind == "mixture":
+        raise InputError(
+            "--source",
+            expected="one source",
+            got=repr(text),
+            remedy="tokenizer, label, pretrain and data check, cache and index take mixtures; name one of its sources.",
+        )
     if kind in SOURCES:
-        return SOURCES[kind](path)
+        copied = Progress(name="copy, bytes", total=1)
+
+        def say(done: int, total: int) -> None:
+            copied.total = total
+            copied.update(done)
+
+        with heard(say):
+            return SOURCES[kind](path)
     outside, equals, argument = text.partition("=")
     if not equals:
         raise InputError(
@@ -171,12 +186,12 @@ def shots(cache: FrameCache, root: Path) -> list[Int64]:
     return cuts_of(cache, path)
 
 
-def settled_gap(cache: FrameCache, gap_s: Gap | Literal["auto"]) -> Gap:
-    """H as it was given, or for each body of a cache what its motion asks for."""
+def settled_gap(caches: FrameCache | Sequence[FrameCache], gap_s: Gap | Literal["auto"]) -> Gap:
+    """H as it was given, or for each body of one or several caches what its motion asks for."""
     if gap_s != "auto":
         return gap_s
     with together() as first:
-        return propose_gaps(cache, progress=print if first else None)
+        return propose_gaps(caches, progress=print if first else None)
 
 
 def gap_for(cache: FrameCache, gap_s: Gap) -> Gap:
@@ -194,12 +209,12 @@ def gap_name(gap_s: Gap) -> str:
 
 
 def loader_extras(
-    source: Source, cache: FrameCache, config: TokenizerTraining, gap_s: Gap, root: Path
+    sources: Sequence[Source], caches: Sequence[FrameCache], config: TokenizerTraining, gap_s: Gap, root: Path
 ) -> dict[str, Any]:
     """What the terms of this objective want beside pairs, as arguments of `PairLoader`.
 
     Raises:
-        InputError: a share of true actions is wanted of a source that knows none.
+        InputError: a share of true actions is wanted of sources that know none, or of several.
     """
     terms, extras = config.objective, dict[str, Any]()
     if terms.composition:
@@ -207,24 +222,29 @@ def loader_extras(
     if config.tokenizer.words:
         extras["words"] = WordHash(vocabulary=config.tokenizer.word_hashes)
     if terms.flow:
-        if not isinstance(cache.frames, np.ndarray):
-            remedy = "Read from the cache, or set the weight to 0."
-            raise InputError("ObjectiveConfig.flow", expected="--read cache", got="another", remedy=remedy)
-        folder = root / f"{_name_of_cache(cache.source_hash, cache.size_px)}-flow-{gap_name(gap_s)}"
-        with together() as first:
-            if first:
-                build_flow(cache, gap_s, folder, progress=print)
-        extras["flow"] = [FlowCache.open(folder)]
+        extras["flow"] = [_flow_of(cache, gap_s, root) for cache in caches]
     if terms.actions:
-        if not isinstance(source, FilmSource):
+        source = sources[0]
+        if len(sources) > 1 or not isinstance(source, FilmSource):
             raise InputError(
                 "ObjectiveConfig.actions",
-                expected="a source whose true motion is known (film:PATH)",
-                got=source.name,
+                expected="one source whose true motion is known (film:PATH)",
+                got=", ".join(source.name for source in sources),
                 remedy="Name such a source, or set the weight to 0.",
             )
         extras["actions"] = TrueActions(places=true_places(source), share=config.action_share)
     return extras
+
+
+def _flow_of(cache: FrameCache, gap_s: Gap, root: Path) -> FlowCache:
+    if not isinstance(cache.frames, np.ndarray):
+        remedy = "Read from the cache, or set the weight to 0."
+        raise InputError("ObjectiveConfig.flow", expected="--read cache", got="another", remedy=remedy)
+    folder = root / f"{_name_of_cache(cache.source_hash, cache.size_px)}-flow-{gap_name(gap_s)}"
+    with together() as first:
+        if first:
+            build_flow(cache, gap_s, folder, progress=print)
+    return FlowCache.open(folder)
 
 
 def kept_features(

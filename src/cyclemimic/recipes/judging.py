@@ -49,6 +49,7 @@ from cyclemimic.evaluate.verdicts import verdict_lines, verdicts_on
 from cyclemimic.names import meets, named
 from cyclemimic.policy.network import read_spec
 from cyclemimic.policy.policy import LatentActionPolicy
+from cyclemimic.recipes.cards import renew_card
 from cyclemimic.recipes.footage import HELD_OUT, SPLIT_SEED, cached, chosen, gap_for, open_source
 from cyclemimic.recipes.stations import WORLDS, make_world
 from cyclemimic.store.atomic import read_json, sha256_json, write_json
@@ -164,6 +165,7 @@ def run_quality(
     )
     plain = source.world_name.removeprefix("arms-") == source.world_name
     save_quality(out / ("quality.json" if plain else f"quality-{source.world_name}.json"), record)
+    renew_card(run, out)
     return record
 
 
@@ -297,6 +299,7 @@ def run_rollouts(
         films_per_skill=1,
     )
     save_rollouts(out, f"rollouts-{show.replace(' ', '-')}", result)
+    renew_card(run, out)
     return result
 
 
@@ -350,6 +353,7 @@ def run_suite(
     result = evaluate_suite(suite, ours, episodes=episodes, body=body, instruct=shown(show, suite.world()))
     shows = "" if show == "as it is" else f"-{show}"
     result.save(out / f"suite-{suite.name}{shows}.json")
+    renew_card(run, out)
     return result
 
 

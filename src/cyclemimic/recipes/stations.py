@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cyclemimic.data.cache import source_hash
 from cyclemimic.data.loader import PairLoader, split_clips
@@ -22,27 +23,45 @@ from cyclemimic.data.writers.film import FilmReport, film
 from cyclemimic.errors import InputError, did_you_mean
 from cyclemimic.names import meets, named
 from cyclemimic.policy.network import read_spec
+from cyclemimic.recipes.cards import from_run, write_card
 from cyclemimic.recipes.footage import (
     HELD_OUT,
     SPLIT_SEED,
     FeatureMode,
-    cached,
     chosen,
     features_at_hand,
-    frames_of,
     gap_for,
     kept_features,
     loader_extras,
     require_kept_frames,
-    settled_gap,
     shots,
     true_states,
 )
+from cyclemimic.recipes.lineages import (
+    content_of,
+    labels_of,
+    licences_behind,
+    lineage_of,
+    lineage_of_clips,
+    store_of,
+    tokenizer_behind,
+)
 from cyclemimic.recipes.objectives import univla_stages, with_backbone
+from cyclemimic.recipes.parts import (
+    OpenMixture,
+    Sources,
+    frames_of_parts,
+    origin_of,
+    parts_of,
+    settled_gaps,
+    weights_of,
+)
 from cyclemimic.store.atomic import read_json, sha256_file, write_json
 from cyclemimic.store.clips import facts_of
 from cyclemimic.store.feature_cache import FeatureCache
+from cyclemimic.store.frame_cache import FrameCache
 from cyclemimic.store.label_store import LabelStore, missing_shards
+from cyclemimic.store.lineage import save_lineage
 from cyclemimic.tokenizer.tokenizer import CONFIG as TOKENIZER
 from cyclemimic.tokenizer.tokenizer import WEIGHTS, LatentActionTokenizer
 from cyclemimic.train.checkpoint import CONFIG_FILE
@@ -52,9 +71,9 @@ from cyclemimic.train.loop import LoopConfig, train, use_threads
 from cyclemimic.train.processes import together
 from cyclemimic.train.progress import Progress
 from cyclemimic.train.stage1_tokenizer import TokenizerTraining, tokenizer_facts, train_tokenizer
-from cyclemimic.train.stage2_pretrain import PretrainConfig, PretrainStage, pretrain_data
+from cyclemimic.train.stage2_pretrain import PretrainConfig, PretrainData, PretrainStage, pretrain_data
 from cyclemimic.train.stage3_finetune import FinetuneConfig, FinetuneStage
-from cyclemimic.types import ClipInfo, Source, Task, World
+from cyclemimic.types import ClipInfo, Int64, Source, Task, World
 from cyclemimic.worlds.arms import ArmsWorld
 from cyclemimic.worlds.drawn import DrawnWorld
 
@@ -105,7 +124,7 @@ def film_world(
 
 
 def run_tokenizer(
-    source: Source,
+    source: Sources,
     config: TokenizerTraining,
     run: Path,
     *,
@@ -117,7 +136,7 @@ def run_tokenizer(
     features: FeatureMode = "compute",
     loop: LoopConfig | None = None,
 ) -> Path:
-    """Station 2: learn a tokenizer from the training clips of a source, of some bodies or of all.
+    """Station 2: learn a tokenizer from the training clips of a source or a mixture, of some bodies or of all.
 
     `read` says where frames come from: `cache` decodes the source once, `segment` decodes runs of frames as they are
     needed, `direct` seeks every pair; `auto` chooses by size and key frames. `direct` gives the batches that `cache`
@@ -146,38 +165,40 @@ def run_tokenizer(
                 features=features,
                 loop=loop,
             )
-    cache, read = frames_of(source, config.tokenizer.size_px, cache_root, read)
+    caches, read = frames_of_parts(source, config.tokenizer.size_px, cache_root, read)
     if features != "compute":
-        require_kept_frames(cache)
-    wanted = chosen("bodies", bodies, cache.embodiments)
-    facts, train = facts_of(cache.clips), split_clips(cache.clips, HELD_OUT, SPLIT_SEED).train
-    keep = train[np.isin(np.array(facts.bodies)[facts.body[train]], wanted)]
-    gap_s = settled_gap(cache.subset(keep), config.gap_s)
+        for cache in caches:
+            require_kept_frames(cache)
+    wanted = chosen("bodies", bodies, sorted({body for cache in caches for body in cache.embodiments}))
+    keep = [_training_clips(cache, wanted) for cache in caches]
+    gap_s = settled_gaps(source, caches, keep, config.gap_s)
     config = replace(config, gap_s=gap_s)
-    extras = loader_extras(source, cache, config, gap_s, cache_root)
+    extras = loader_extras([part.source for part in parts_of(source)], caches, config, gap_s, cache_root)
     extras |= {"seed": config.seed, "batch_size": config.batch_size}
-    cuts = shots(cache, cache_root)
+    cuts = [shots(cache, cache_root) for cache in caches]
     loader = (
-        SegmentLoader(cache, gap_s, keep=keep, cuts=cuts, **extras)
+        SegmentLoader(caches[0], gap_s, keep=keep[0], cuts=cuts[0], **extras)
         if read == "segment"
-        else PairLoader([cache], gap_s, keep=[keep], cuts=[cuts], **extras)
+        else PairLoader(caches, gap_s, keep=keep, cuts=cuts, sources=weights_of(source), **extras)
     )
+    lineage = lineage_of(source, caches, keep, loader.pairs_per_cache())
     data = {
-        "source": cache.source_hash,
+        "source": content_of(source, caches),
+        **({"mixture": [asdict(one) for one in lineage]} if isinstance(source, OpenMixture) else {}),
         **({"read": read} if read == "segment" else {}),  # which has another order of pairs
         **({"features": features} if features != "compute" else {}),  # which are rounded
         "bodies": list(wanted),
-        "clips": len(keep),
+        "clips": sum(map(len, keep)),
         "pairs": loader.num_pairs,
         "labelled_clips": list(loader.labelled_clips),
         "action_std": None if loader.action_std is None else loader.action_std.tolist(),
     }
 
-    def kept(tokenizer: LatentActionTokenizer) -> FeatureCache:
+    def kept(tokenizer: LatentActionTokenizer) -> tuple[FeatureCache, ...]:
         assert features != "compute"
-        return kept_features(tokenizer, cache, cache_root, features, config.device)
+        return tuple(kept_features(tokenizer, cache, cache_root, features, config.device) for cache in caches)
 
-    return train_tokenizer(
+    done = train_tokenizer(
         config,
         loader,
         run,
@@ -188,6 +209,18 @@ def run_tokenizer(
         features=None if features == "compute" else kept,
         loop=loop,
     )
+    with together() as writes:
+        if writes:
+            save_lineage(run, data=lineage, **from_run("trunk", trunk), **from_run("backbone", frozen_from))
+            write_card(run)
+    return done
+
+
+def _training_clips(cache: FrameCache, bodies: Sequence[str]) -> Int64:
+    """Indices of the clips of these bodies that are not held out."""
+    facts, train_side = facts_of(cache.clips), split_clips(cache.clips, HELD_OUT, SPLIT_SEED).train
+    found: Int64 = train_side[np.isin(np.array(facts.bodies)[facts.body[train_side]], bodies)]
+    return found
 
 
 def run_label(
@@ -199,7 +232,7 @@ def run_label(
 
 
 def run_label_part(
-    source: Source,
+    source: Sources,
     tokenizer_run: Path,
     out: Path,
     *,
@@ -214,35 +247,55 @@ def run_label_part(
 ) -> tuple[int, ...]:
     """One of several jobs that label a source together; returns the shards that the store still lacks.
 
-    Jobs that start at once need a cache that is there already, or `read` direct. `features` auto takes kept ones where
-    they are there and makes none; see `features_at_hand`. With `bodies` only their clips are labelled, and pre-training
-    sees no others.
+    Each source of a mixture gets a store of its own, OUT/NAME, which other mixtures may use; the shards that are
+    lacking are then those of all. Jobs that start at once need a cache that is there already, or `read` direct.
+    `features` auto takes kept ones where they are there and makes none; see `features_at_hand`. With `bodies` only
+    their clips are labelled, and pre-training sees no others.
     """
     use_threads(threads)
     tokenizer = LatentActionTokenizer.load(tokenizer_run)
-    cache, _ = frames_of(source, tokenizer.config.size_px, cache_root, read)
-    sha256 = sha256_file(tokenizer_run / WEIGHTS)
-    facts = tokenizer_facts(tokenizer_run)
-    kept: FeatureCache | None = None
-    if features == "auto":
-        kept = features_at_hand(tokenizer, cache, cache_root, device, facts.get("features"))
-    elif features != "compute":
-        kept = kept_features(tokenizer, cache, cache_root, features, device)
-    cuts = shots(cache, cache_root)
-    if bodies:
-        wanted = chosen("bodies", bodies, cache.embodiments)
-        keep = np.array([i for i, clip in enumerate(cache.clips) if clip.embodiment in wanted], np.int64)
-        # Kept features lie in the order of the whole cache; some of its clips are computed anew, with the same codes.
-        cache, cuts, kept = cache.subset(keep), [cuts[i] for i in keep], None
-    gap_s = gap_for(cache, facts["gap_s"])
-    label_part(
-        tokenizer, sha256, cache, gap_s, out, cuts=cuts, device=device, part=part, num_parts=num_parts, features=kept
+    caches, _ = frames_of_parts(source, tokenizer.config.size_px, cache_root, read)
+    wanted = chosen("bodies", bodies, sorted({body for cache in caches for body in cache.embodiments}))
+    sha256, learnt, facts = (
+        sha256_file(tokenizer_run / WEIGHTS),
+        licences_behind(tokenizer_run),
+        tokenizer_facts(tokenizer_run),
     )
-    return missing_shards(out)
+    missing: list[int] = []
+    for one, cache in zip(parts_of(source), caches, strict=True):
+        place = store_of(out, source, one)
+        if isinstance(source, OpenMixture):
+            print(f"label {one.name}", flush=True)
+        kept: FeatureCache | None = None
+        if features == "auto":
+            kept = features_at_hand(tokenizer, cache, cache_root, device, facts.get("features"))
+        elif features != "compute":
+            kept = kept_features(tokenizer, cache, cache_root, features, device)
+        cuts = shots(cache, cache_root)
+        if bodies:
+            keep = np.array([i for i, clip in enumerate(cache.clips) if clip.embodiment in wanted], np.int64)
+            # Kept features lie in the order of the whole cache; some of its clips are computed anew: the same codes.
+            cache, cuts, kept = cache.subset(keep), [cuts[i] for i in keep], None
+        label_part(
+            tokenizer,
+            sha256,
+            cache,
+            gap_for(cache, facts["gap_s"]),
+            place,
+            cuts=cuts,
+            device=device,
+            part=part,
+            num_parts=num_parts,
+            features=kept,
+            origin=origin_of(one.source),
+            tokenizer_licences=learnt,
+        )
+        missing += missing_shards(place)
+    return tuple(missing)
 
 
 def run_pretrain(
-    source: Source,
+    source: Sources,
     labels: Path,
     config: PretrainConfig,
     run: Path,
@@ -255,19 +308,27 @@ def run_pretrain(
 ) -> Path:
     """Station 3, first half: which latent action follows a picture and a sentence.
 
-    With `proprioception` the robot's state is seen too, which no video has: a bound, for films with actions.
+    Of a mixture the labels are those that `run_label_part` wrote, a store for each source. With `proprioception` the
+    robot's state is seen too, which no video has: a bound, for films with actions.
     """
     use_threads(threads)
-    cache = cached(source, config.network.backbone.image_px, cache_root)
-    store = LabelStore.open(labels)
-    store.require(source_hash=cache.source_hash)
-    states = true_states(source) if proprioception else None
-    data = pretrain_data([cache], store, states)
-    sides = split_clips(cache.clips, HELD_OUT, SPLIT_SEED)
-    clip = np.searchsorted(cache.offsets, data.frame, side="right") - 1
-    held_out = np.isin(clip, sides.val)
+    caches, _ = frames_of_parts(source, config.network.backbone.image_px, cache_root, "cache")
+    stores = labels_of(source, labels, caches)
+    states = None
+    if proprioception:
+        if isinstance(source, OpenMixture):
+            raise InputError(
+                "--proprioception", expected="film:PATH", got="a mixture", remedy="Name one film, or leave it out."
+            )
+        states = true_states(source)
+    data = pretrain_data(caches, stores, states)
+    held_out = _held_out(data, caches)
     training = data.subset(np.flatnonzero(~held_out))
-    stage = PretrainStage(config, training)
+    stage = PretrainStage(config, training, sources=weights_of(source))
+    keep = [split_clips(cache.clips, HELD_OUT, SPLIT_SEED) for cache in caches]
+    trained = [np.union1d(side.train, side.test) for side in keep]
+    moments = np.bincount(training.cache, minlength=len(caches)).tolist()
+    lineage = lineage_of(source, caches, trained, moments)
     train(
         stage,
         name=run.name,
@@ -276,8 +337,9 @@ def run_pretrain(
             **asdict(config),
             **({"proprioception": True} if proprioception else {}),
             "threads": threads,
-            "source": cache.source_hash,
-            "tokenizer": store.provenance.tokenizer_sha256,
+            "source": content_of(source, caches),
+            **({"mixture": [asdict(one) for one in lineage]} if isinstance(source, OpenMixture) else {}),
+            "tokenizer": stores[0].provenance.tokenizer_sha256,
         },
         steps=config.optim.steps,
         checkpoint_every=checkpoint_every,
@@ -292,7 +354,20 @@ def run_pretrain(
             write_json(run / "validation.json", asdict(scores))
             accuracy = ", ".join(f"{a:.2f}" for a in scores.slot_accuracy)
             print(f"held-out clips: latent NLL {scores.latent_nll:.3f} nats, accuracy by slot {accuracy}")
+        if first:
+            save_lineage(run, data=lineage, **tokenizer_behind(stores))
+            write_card(run)
     return run
+
+
+def _held_out(data: PretrainData, caches: Sequence[FrameCache]) -> NDArray[np.bool_]:
+    """Which moments [N] lie in clips for validation, of each cache by its own names."""
+    out = np.zeros(len(data), bool)
+    for number, cache in enumerate(caches):
+        here = data.cache == number
+        clip = np.searchsorted(cache.offsets, data.frame[here], side="right") - 1
+        out[here] = np.isin(clip, split_clips(cache.clips, HELD_OUT, SPLIT_SEED).val)
+    return out
 
 
 def demonstration_clips(
@@ -395,6 +470,10 @@ def run_finetune(
     with together() as first:
         if first:
             stage.save(run)
+            used = [clip for mine in clips.values() for clip in mine]
+            shown = lineage_of_clips(source, used)
+            save_lineage(run, data=[shown], **from_run("init", init), **tokenizer_behind([store] if store else []))
+            write_card(run)
     return run
 
 

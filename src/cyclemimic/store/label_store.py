@@ -31,12 +31,13 @@ FORMAT = "cyclemimic-labels-1"
 MANIFEST = "manifest.json"
 _SHARD = re.compile(r"labels-(\d{5,})\.parquet")
 _KEY = b"cyclemimic"
+_TOLD = ("made_by", "licences", "tokenizer_licences", "origin")  # decide no code; labels made before lack some
 _MAX_CODES = 1 << 15  # codes are int16
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelProvenance:
-    """What the labels were made from. Two stores may be mixed only where all of it is equal."""
+    """What the labels were made from. Two stores may be mixed only where all of it is equal that decides a code."""
 
     tokenizer_sha256: str
     source_hash: str
@@ -45,6 +46,9 @@ class LabelProvenance:
     num_codes: int  # K
     num_tokens: int  # L
     made_by: str
+    licences: Mapping[str, int] | None = None  # of the labelled clips, how many under each; None: not recorded
+    tokenizer_licences: Mapping[str, int] | None = None  # of what the tokenizer was trained on; None: not recorded
+    origin: str | None = None  # public address of the labelled data, with its revision; None for local files
 
     def __post_init__(self) -> None:
         if not (0 < self.num_codes <= _MAX_CODES and self.num_tokens > 0):
@@ -270,7 +274,7 @@ def _shards(folder: Path) -> dict[int, Path]:
 
 
 def _refuse_other(found: LabelProvenance, wanted: LabelProvenance, where: Path) -> None:
-    other = [k for k, v in asdict(wanted).items() if asdict(found)[k] != v and k != "made_by"]
+    other = [k for k, v in asdict(wanted).items() if asdict(found)[k] != v and k not in _TOLD]
     if other:
         raise InputError(
             where,
@@ -287,7 +291,7 @@ def _provenance_to_text(provenance: LabelProvenance) -> str:
 def _provenance_from(row: Mapping[str, Any], where: Path) -> LabelProvenance:
     names: Sequence[str] = tuple(LabelProvenance.__dataclass_fields__)
     try:
-        return LabelProvenance(**{name: row[name] for name in names})
+        return LabelProvenance(**{name: row[name] for name in names if name in row or name not in _TOLD[1:]})
     except (KeyError, TypeError) as error:
         remedy = "The file is damaged or not ours; label again."
         raise InputError(where, expected="provenance", got=f"a fault at {error}", remedy=remedy) from None

@@ -5,7 +5,7 @@ Letters in shapes: B pairs, S side of the picture.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from cyclemimic.store.feature_cache import FeatureCache
 from cyclemimic.store.feature_rows import FeatureRows
 from cyclemimic.store.frame_cache import FrameCache
 from cyclemimic.store.label_store import LabelProvenance, LabelRows, LabelStore, LabelStoreWriter
+from cyclemimic.store.lineage import licences_of
 from cyclemimic.tokenizer.tokenizer import LatentActionTokenizer
 from cyclemimic.train.features import require_own_features
 from cyclemimic.train.processes import is_first, local_device, together
@@ -43,13 +44,16 @@ def label_part(
     part: int = 0,
     num_parts: int = 1,
     features: FeatureCache | None = None,
+    origin: str | None = None,
+    tokenizer_licences: Mapping[str, int] | None = None,
 ) -> None:
     """Label the shards of one part of several, of all pairs of `cache`. Shards that are there already are kept.
 
     Paper: method, the trained encoder labels all video offline. Engineering: batches are cut the same way on every
     run, so that a store written in two sittings, or by several processes or parts, equals one written in one. Parts
     share nothing but the folder, and no shard: they may run at once on different machines. With `features` of these
-    frames the backbone is not run.
+    frames the backbone is not run. The licences of the clips go into the provenance; `origin` and `tokenizer_licences`
+    (of what the tokenizer learnt from) go along.
 
     Raises:
         InputError: no such part, features of another backbone or other frames, or `folder` holds labels of another
@@ -72,6 +76,9 @@ def label_part(
         num_codes=tokenizer.num_codes,
         num_tokens=tokenizer.config.encoder.num_tokens,
         made_by="cyclemimic label",
+        licences=licences_of(cache.clips),
+        tokenizer_licences=tokenizer_licences,
+        origin=origin,
     )
     with together() as first:
         if first:  # one process alone makes the folder and its manifest

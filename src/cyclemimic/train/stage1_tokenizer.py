@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -413,7 +413,7 @@ def train_tokenizer(
     backbone: Path | None = None,
     name: str = "tokenizer",
     data: Mapping[str, Any] | None = None,
-    features: Callable[[LatentActionTokenizer], FeatureCache] | None = None,
+    features: Callable[[LatentActionTokenizer], Sequence[FeatureCache]] | None = None,
     loop: LoopConfig | None = None,
 ) -> Path:
     """Train (or resume) a tokenizer in `run_dir`; returns `run_dir`, from which LatentActionTokenizer.load reads it.
@@ -422,7 +422,7 @@ def train_tokenizer(
         trunk: folder of a tokenizer to begin from, so that two objectives branch off one reconstruction trunk.
         backbone: folder of a tokenizer whose backbone is taken, frozen.
         data: what the loader reads, for the record and to refuse a resume on other data.
-        features: gives the features of the loader's frames as the tokenizer's frozen backbone sees them, which is then
+        features: gives, for each cache of the loader, its frames' features as the tokenizer's frozen backbone sees them, which is then
             run on generated frames alone; None: it sees every frame in every step.
         loop: what the run does beside its steps.
     """
@@ -439,11 +439,11 @@ def train_tokenizer(
         stage.take_backbone(LatentActionTokenizer.load(backbone))
     if trunk is not None:
         stage.begin_from(LatentActionTokenizer.load(trunk))
-    kept: FeatureCache | None = None
+    kept: Sequence[FeatureCache] = ()
     if features is not None:
         require_frozen(stage.tokenizer)
         kept = features(stage.tokenizer)
-        loader.use_features([kept])
+        loader.use_features(kept)
     train(
         stage,
         name=name,
@@ -468,8 +468,8 @@ def train_tokenizer(
     with together() as first:
         if first:
             facts: dict[str, Any] = {"gap_s": config.gap_s, "on_steps": on_steps, "bodies": sorted(seen)}
-            if kept is not None:
-                facts["features"] = kept.recipe.stored_as
+            if kept:
+                facts["features"] = kept[0].recipe.stored_as
             stage.tokenizer.save(run_dir, facts)
     return run_dir
 

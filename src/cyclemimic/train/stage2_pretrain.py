@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cyclemimic.data.hindsight import end_maps
+from cyclemimic.data.mixture import SourceWeights
 from cyclemimic.embodiment.normalize import Normalizer
 from cyclemimic.errors import InputError
 from cyclemimic.nn.collectives import my_rows
@@ -177,7 +178,8 @@ def pretrain_data(
 class PretrainStage:
     """Latent policy and the visual half of the action decoder, trained on labelled video (paper, policy, pre-training).
 
-    A step is a pure function of (state, seed, step). Bodies are drawn uniformly, then their moments.
+    A step is a pure function of (state, seed, step). Bodies are drawn uniformly, then their moments; where sources have
+    weights, first a source.
     """
 
     def __init__(
@@ -187,6 +189,7 @@ class PretrainStage:
         *,
         vocabulary: Vocabulary | None = None,
         device: str = "cpu",
+        sources: SourceWeights | None = None,
     ) -> None:
         """Random weights, ready for step 0.
 
@@ -195,6 +198,7 @@ class PretrainStage:
             data: labelled moments.
             vocabulary: give one that also holds the words of fine-tuning; default: the words of `data`.
             device: where the network lies.
+            sources: how often each cache of `data` is drawn; None: bodies alone decide.
         """
         side = config.network.backbone.image_px
         if data.images[0].shape[1:3] != (side, side):
@@ -228,7 +232,7 @@ class PretrainStage:
         self.spec = NetworkSpec(config=config.network, vocabulary=words, num_tokens=data.num_tokens, bodies=widths)
         network = build_pretrain_network(self.spec, seed=config.seed).to(self.device)
         self.trainee: Trainee[PretrainNetwork] = Trainee(network, config.optim)
-        self._moments = [np.flatnonzero(data.body == body) for body in range(len(data.bodies))]
+        self._moments, self._weights = _groups(data, sources)
         self._sentences = Sentences(words, data.sentences)
         self._last_batch: dict[str, Tensor] = {}
         self._waiting = Waiting()
@@ -328,10 +332,28 @@ class PretrainStage:
         return torch.from_numpy(units.normalize(column[index]))
 
     def _draw(self, rng: np.random.Generator) -> Int64:
-        """Moments [B]: a body uniformly, then one of its moments."""
-        bodies = rng.integers(len(self._moments), size=self.config.batch)
+        """Moments [B]: a group, such as a body, then one of its moments."""
+        groups = (
+            rng.integers(len(self._moments), size=self.config.batch)
+            if self._weights is None
+            else rng.choice(len(self._moments), self.config.batch, p=self._weights)
+        )
         share = rng.random(self.config.batch)
-        return np.array([self._moments[b][int(s * len(self._moments[b]))] for b, s in zip(bodies, share, strict=True)])
+        return np.array([self._moments[g][int(s * len(self._moments[g]))] for g, s in zip(groups, share, strict=True)])
+
+
+def _groups(data: PretrainData, sources: SourceWeights | None) -> tuple[list[Int64], NDArray[np.float64] | None]:
+    """Moments by body, all bodies alike; or by source and body with the probability of each."""
+    if sources is None:
+        return [np.flatnonzero(data.body == body) for body in range(len(data.bodies))], None
+    groups: list[Int64] = []
+    weights: list[float] = []
+    counts = np.bincount(data.cache, minlength=len(data.images)).tolist()
+    for cache, share in enumerate(sources.shares(counts).tolist()):
+        bodies = np.unique(data.body[data.cache == cache])
+        groups += [np.flatnonzero((data.cache == cache) & (data.body == body)) for body in bodies]
+        weights += [share / len(bodies)] * len(bodies)
+    return groups, np.array(weights)
 
 
 def _units(column: Float32 | None) -> Normalizer | None:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from cyclemimic.data.layouts import Columns, Gripper, Layout, angles, position
 from cyclemimic.data.pickled import MAX_BYTES, Call, plain_values
 from cyclemimic.data.sources.places import Options, one_of, path_and_options
+from cyclemimic.data.sources.remote import at_hand
 from cyclemimic.data.video import MAX_CLIP_BYTES
 from cyclemimic.errors import InputError, did_you_mean
 from cyclemimic.store.atomic import sha256_json
@@ -71,14 +72,14 @@ class CalvinSource:
     The fingerprint looks at the first, the middle and the last step of each clip.
 
     Args:
-        path: the split's folder. Behind `?` may follow, joined by `&`: `clips=language` or `play`; `cameras=all`,
-            which reads the gripper's camera too.
+        path: the split's folder, or its URL: then it is copied to this disk once. Behind `?` may follow, joined by
+            `&`: `clips=language` or `play`; `cameras=all`, which reads the gripper's camera too.
     """
 
     def __init__(self, path: Path | str) -> None:
         known: Options = {"clips": one_of("auto", "language", "play"), "cameras": one_of("main", "all")}
         text, self._options = path_and_options(path, known)
-        self.path = Path(text)
+        self.path, self.origin = at_hand(text)
         self.name = f"calvin:{path}"
         if not (self.path / BOUNDS).is_file() and not (self.path / SENTENCES).is_file():
             below = sorted(f.name for f in self.path.iterdir() if f.is_dir()) if self.path.is_dir() else []

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from cyclemimic.data.sources.folder import FolderSource
+from cyclemimic.data.sources.remote import at_hand
 from cyclemimic.data.writers.film import ACTIONS, VIDEO, WORLD, camera_from_json, space_from_json
 from cyclemimic.errors import InputError
 from cyclemimic.store.atomic import read_json
@@ -28,7 +29,7 @@ class FilmSource:
     """
 
     def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
+        self.path, self.origin = at_hand(path)
         self.name = f"film:{path}"
         world = read_json(self.path / WORLD)
         self.world_name = str(world.get("world", ""))

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from cyclemimic.data.sources.remote import at_hand
 from cyclemimic.data.video import (
     IMAGE_EXTENSIONS,
     IMAGE_FOLDER_FPS_HZ,
@@ -54,11 +55,11 @@ class FolderSource:
     "instruction", "fps", "licence"}`, all but `file` optional. Hidden files and folders are passed over.
 
     A clip that cannot be opened is listed with 0 frames, and `read` says why: one bad clip among many stops
-    nothing.
+    nothing. A folder in an object store (`s3://`, `gs://` ...) is copied to this disk once, see `remote.local_copy`.
     """
 
     def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
+        self.path, self.origin = at_hand(path, (*VIDEO_EXTENSIONS, *IMAGE_EXTENSIONS, SIDECAR))
         self.name = f"folder:{path}"
         self._clips: tuple[ClipInfo, ...] | None = None
         self._on_disk: dict[str, str] = {}  # names that are no text, by the text they are listed under

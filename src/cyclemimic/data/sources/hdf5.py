@@ -14,6 +14,7 @@ from typing import Any
 from cyclemimic.data.apart import Answer, reader
 from cyclemimic.data.oxe import OSC_POSE
 from cyclemimic.data.sources.places import Options, Place, one_of, path_and_options
+from cyclemimic.data.sources.remote import at_hand
 from cyclemimic.data.video import MAX_CLIP_BYTES, natural_key
 from cyclemimic.errors import InputError, did_you_mean
 from cyclemimic.store.atomic import sha256_json
@@ -44,7 +45,8 @@ class Hdf5Source:
     opened is listed as one clip of 0 frames.
 
     Args:
-        path: the folder or file. Behind `?` may follow, joined by `&`: `upright=` `auto`, `flip` (rows reversed),
+        path: the folder or file, or its URL: then it is copied to this disk once. Behind `?` may follow, joined by
+            `&`: `upright=` `auto`, `flip` (rows reversed),
             `rotate` (by half a turn, which also swaps left and right, as LIBERO-RLDS has it) or `keep`;
             `noops=drop`, which leaves out steps in which the arm is told to stay and the gripper is told nothing new;
             `cameras=all`, which reads the cameras beside the main one too.
@@ -58,7 +60,7 @@ class Hdf5Source:
             "cameras": one_of("main", "all"),
         }
         text, self._options = path_and_options(path, known)
-        self.path = Path(text)
+        self.path, self.origin = at_hand(text, EXTENSIONS)
         self.name, self.patience_s = f"hdf5:{path}", patience_s
         alone = self.path.is_file()
         self._root = self.path.parent if alone else self.path

@@ -29,17 +29,20 @@ from cyclemimic.data.sources.lerobot_meta import (
     largest_and_limits,
     read_meta,
 )
+from cyclemimic.data.sources.remote import at_hand
 from cyclemimic.data.video import read_moments
 from cyclemimic.data.writers.film import space_from_json
 from cyclemimic.data.writers.lerobot import ACTION, OWN, STATE
 from cyclemimic.embodiment.lerobot import Scale, converted, scales_of, short_name, table_of
 from cyclemimic.errors import InputError, did_you_mean
 from cyclemimic.store.atomic import read_json, sha256_json
+from cyclemimic.store.lineage import UNKNOWN
 from cyclemimic.types import ActionSpace, Axis, AxisKind, ClipInfo, Episode, Float32, UInt8, check_picture
 
 OPTIONS = ("camera", "units", "state_units", "kinds", "revision")
 NOTHING = "none"  # as units: leave these numbers out
 _CAMERA_PREFIXES = ("observation.images.", "observation.")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _MARGIN = 0.05  # of the spread of an axis: how far its limits lie beyond the data
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _DAMAGED = "The file is damaged or cut short; download it again, or do without this episode."
@@ -48,8 +51,9 @@ _DAMAGED = "The file is damaged or cut short; download it again, or do without t
 class LeRobotSource:
     """Episodes of a LeRobot dataset: pictures, sentence, actions with named axes, and the robot's state.
 
-    `path` is a local folder, or OWNER/NAME of a dataset on the hub, which is then downloaded. Behind it may stand
-    options, as in `PATH?camera=wrist&units=degrees`:
+    `path` is a local folder, a URL of one, or OWNER/NAME of a dataset on the hub; the last two are then downloaded, and
+    `origin` says from where: of the hub with the commit that was taken. Behind it may stand options, as in
+    `PATH?camera=wrist&units=degrees`:
 
         camera       the main camera; the first of the dataset unless named. The others are `Episode.extra_frames`
         units        of the actions: one word or one per axis, see `embodiment.lerobot.SCALES`; none for video alone
@@ -62,10 +66,11 @@ class LeRobotSource:
     """
 
     def __init__(self, path: Path | str) -> None:
-        self.path, options = _split(str(path))
+        text, options = _split(str(path))
         self.name = f"lerobot:{path}"
+        self.path, self.origin = at_hand(text)
         if not self.path.is_dir():
-            self.path = _from_hub(str(self.path), options.get("revision"))
+            self.path, self.origin = _from_hub(text, options.get("revision"))
         self._meta: DatasetMeta = read_meta(self.path)
         self._own: Mapping[str, Any] = read_json(self.path / OWN) if (self.path / OWN).exists() else {}
         self._main, self._cameras = self._choose_cameras(options.get("camera"))
@@ -340,25 +345,28 @@ def licence_of(card: Path) -> str | None:
     except OSError:
         return None
     head = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
-    found = re.search(r"^license:\s*[\"']?([^\s\"'\[]+)", head[1], re.MULTILINE) if head else None
-    return found[1] if found else None
+    found = re.search(r"^license:[ \t]*(.*)((?:\n[ \t]*- .*)*)", head[1], re.MULTILINE) if head else None
+    words = re.findall(r"[^\s\"'\[\],]+", f"{found[1]} {found[2]}") if found else []
+    stated = [word for word in words if word != "-" and word.lower() != UNKNOWN]
+    # Of several the card does not say which episode is under which: all of them, as they stand there.
+    return ", ".join(stated) or None
 
 
-def _split(text: str) -> tuple[Path, dict[str, str]]:
+def _split(text: str) -> tuple[str, dict[str, str]]:
     """The path, and the options behind its last question mark."""
     path, mark, query = text.rpartition("?")
     if not mark or Path(text).exists():
-        return Path(text), {}
+        return text, {}
     options = dict(parse_qsl(query, keep_blank_values=True))
     for name, value in options.items():
         if name not in OPTIONS or not value:
             got = f"{name}={value}"
             raise InputError(f"lerobot:{text}", expected="options", got=got, remedy=did_you_mean(name, OPTIONS))
-    return Path(path), options
+    return path, options
 
 
-def _from_hub(name: str, revision: str | None) -> Path:
-    """Download OWNER/NAME, or take it from the hub's cache."""
+def _from_hub(name: str, revision: str | None) -> tuple[Path, str]:
+    """Download OWNER/NAME, or take it from the hub's cache; and its address, with the commit that was taken."""
     where = f"lerobot:{name}"
     if not _REPOSITORY.fullmatch(name):
         remedy = "Check the path; a dataset on the hub is named OWNER/NAME."
@@ -369,11 +377,14 @@ def _from_hub(name: str, revision: str | None) -> Path:
         remedy = "pip install huggingface_hub, or name a local folder."
         raise InputError(where, expected="the package huggingface_hub", got="none", remedy=remedy) from None
     try:
-        return Path(huggingface_hub.snapshot_download(name, repo_type="dataset", revision=revision))
+        path = Path(huggingface_hub.snapshot_download(name, repo_type="dataset", revision=revision))
     except (OSError, ValueError, RuntimeError, huggingface_hub.errors.HfHubHTTPError) as error:
         got = f"neither a folder nor a download ({type(error).__name__}: {str(error).splitlines()[0]})"
         remedy = "Check the name and the network, or download it elsewhere and name the folder."
         raise InputError(where, expected="a folder, or a dataset on the hub", got=got, remedy=remedy) from None
+    # The hub's cache calls a snapshot's folder by its commit, whatever was asked for: a branch may move.
+    commit = path.name if _COMMIT.fullmatch(path.name) else revision
+    return path, f"hf://datasets/{name}" + (f"@{commit}" if commit else "")
 
 
 def _camera_name(key: str) -> str:

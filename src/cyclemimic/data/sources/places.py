@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
+from cyclemimic.data.sources.remote import asked, is_remote, open_store, pinned, public
 from cyclemimic.errors import InputError, did_you_mean
 
 T = TypeVar("T")
@@ -65,9 +66,12 @@ class Place:
 
     def __init__(self, path: Path | str) -> None:
         self.path = str(path)
-        self.local = "://" not in self.path
+        self.local = not is_remote(self.path)
+        self.origin: str | None = None  # public address
         if not self.local:
-            self._files, self._root = _file_system(self.path)
+            url = pinned(self.path)
+            self.origin = public(url)
+            self._files, self._root = open_store(url)
             return
         folder = Path(path)
         if not folder.is_dir():
@@ -76,7 +80,7 @@ class Place:
 
     def where(self, name: str) -> str:
         """A file as it is called in messages."""
-        return f"{self.path.rstrip('/')}/{name}"
+        return f"{self.path.rstrip('/')}/{name}".rstrip("/")
 
     def names(self) -> list[str]:
         """All files here, hidden ones apart, links into nothing too."""
@@ -134,10 +138,7 @@ class Place:
 
     def _stored(self, name: str, ask: Callable[[], T]) -> T:
         """What a store answers."""
-        try:
-            return ask()
-        except Exception as error:  # botocore, gcsfs and others share no class; the error is named and chained
-            raise self._unreadable(name, error) from error
+        return asked(self.where(name), ask)
 
     def _join(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{name}"
@@ -145,17 +146,3 @@ class Place:
     def _unreadable(self, name: str, error: Exception) -> InputError:
         got = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
         return InputError(self.where(name), expected="a readable file", got=got, remedy=_REMEDY)
-
-
-def _file_system(url: str) -> tuple[Any, str]:
-    try:
-        import fsspec
-    except ImportError:
-        remedy = "Run: pip install 'cyclemimic[remote]'."
-        raise InputError(url, expected="fsspec, to read URLs", got="no such package", remedy=remedy) from None
-    try:
-        files, root = fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError, OSError) as error:  # the store's own package is missing, or no such store
-        remedy = "Install what fsspec names, or download the folder and give its path."
-        raise InputError(url, expected="a store that can be opened", got=str(error), remedy=remedy) from None
-    return files, str(root)

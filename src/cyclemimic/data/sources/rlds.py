@@ -79,6 +79,7 @@ class RldsSource:
         self.path = Path(text)
         self.name = f"rlds:{path}"
         self._place, self._options = Place(text), options
+        self.origin = self._place.origin
         self._info = self._json(INFO)
         self._features = _flat(self._json(FEATURES), self._place.where(FEATURES))
         self._dataset = str(self._info.get("name", ""))

@@ -77,6 +77,8 @@ class WebDatasetSource:
         self._rate_hz = float(options.get("rate_hz", IMAGE_FOLDER_FPS_HZ))
         alone = text.endswith(EXTENSION) and not self.path.is_dir()
         self._place = Place(text.rpartition("/")[0] or "." if alone else text)
+        above = self._place.origin
+        self.origin = f"{above}/{self.path.name}" if above and alone else above
         names = self._place.names()
         self._shards = [n for n in names if n.endswith(EXTENSION) and (not alone or n == self.path.name)]
         if not self._shards:

@@ -32,6 +32,7 @@ from cyclemimic.errors import InputError
 from cyclemimic.store.atomic import replace_folder, temporary_name
 from cyclemimic.store.frame_cache import SkippedClip
 from cyclemimic.store.label_store import LabelStore
+from cyclemimic.store.lineage import UNKNOWN, licence_text, licences_of
 from cyclemimic.types import ActionSpace, ClipInfo, Episode, Float32, Int64, Source, UInt8
 
 FORMAT = "cyclemimic-lerobot-1"
@@ -242,7 +243,7 @@ class _DatasetWriter:
         self.stats: list[dict[str, Stats]] = []
         self.tasks: dict[str, int] = {}
         self.own: dict[str, dict[str, Any]] = {}
-        self.licences: set[str | None] = set()
+        self.infos: list[ClipInfo] = []
         self.frames = 0
         self._table: pq.ParquetWriter | None = None
         self._table_path = Path()
@@ -285,8 +286,8 @@ class _DatasetWriter:
         self.rows.append(row)
         self.stats.append(stats)
         self.frames += len(episode.frames)
-        self.licences.add(episode.info.licence)
         info = episode.info
+        self.infos.append(info)
         self.own[f"episode_{index:06d}"] = {
             "clip": info.name,
             "embodiment": info.embodiment,
@@ -314,7 +315,7 @@ class _DatasetWriter:
             **({} if self.labels is None else {"labels": asdict(self.labels.provenance)}),
         }
         _write_json(self.root / OWN, own)
-        (self.root / "README.md").write_text(_card(self.licences), encoding="utf-8")
+        (self.root / "README.md").write_text(_card(licences_of(self.infos)), encoding="utf-8")
 
     def _columns(self, episode: Episode) -> dict[str, tuple[NDArray[Any], str]]:
         """Rows [T, D] of every feature but pictures and counters, and their type."""
@@ -508,13 +509,17 @@ def _tasks_table(tasks: Mapping[str, int]) -> pa.Table:
     return table.replace_schema_metadata({"pandas": json.dumps(facts)})
 
 
-def _card(licences: set[str | None]) -> str:
-    known = next(iter(licences)) if len(licences) == 1 else None
-    licence = f"license: {known}\n" if known and re.fullmatch(r"[\w.+-]+", known) else ""
+def _card(licences: Mapping[str, int]) -> str:
+    """The dataset's card. Its head is for machines: one licence, several, none stated, or something of both."""
+    named = sorted(licences.keys() - {UNKNOWN})
+    if UNKNOWN in licences or not all(re.fullmatch(r"[\w.+-]+", name) for name in named):
+        licence = "license: other" if named else f"license: {UNKNOWN}"
+    else:
+        licence = f"license: {named[0]}" if len(named) == 1 else "\n".join(["license:", *(f"- {n}" for n in named)])
     return (
-        f"---\n{licence}task_categories:\n- robotics\ntags:\n- LeRobot\nconfigs:\n- config_name: default\n"
+        f"---\n{licence}\ntask_categories:\n- robotics\ntags:\n- LeRobot\nconfigs:\n- config_name: default\n"
         "  data_files: data/*/*.parquet\n---\n\nWritten by `cyclemimic data export`. Units and limits of actions, and "
-        f"the body and licence of each episode, stand in `{OWN}`.\n"
+        f"the body and licence of each episode, stand in `{OWN}`.\n\nLicences: {licence_text(licences)}.\n"
     )
 
 
