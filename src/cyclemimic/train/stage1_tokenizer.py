@@ -422,8 +422,8 @@ def train_tokenizer(
         trunk: folder of a tokenizer to begin from, so that two objectives branch off one reconstruction trunk.
         backbone: folder of a tokenizer whose backbone is taken, frozen.
         data: what the loader reads, for the record and to refuse a resume on other data.
-        features: gives, for each cache of the loader, its frames' features as the tokenizer's frozen backbone sees them, which is then
-            run on generated frames alone; None: it sees every frame in every step.
+        features: gives, for each cache of the loader, its frames' features as the tokenizer's frozen backbone sees
+            them, which is then run on generated frames alone; None: it sees every frame in every step.
         loop: what the run does beside its steps.
     """
     if config.tokenizer.given_tokens and trunk is None:
