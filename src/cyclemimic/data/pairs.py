@@ -132,7 +132,7 @@ def pair_runs(
     some = counts > 0
     clip, now, counts = clip[some], first[some], counts[some]
     if not len(clip):
-        shortest = min(gap_of(gap_s, clips.bodies[body]) for body in np.unique(clips.body))
+        shortest = min((gap_of(gap_s, clips.bodies[body]) for body in np.unique(clips.body)), default=0.0)
         longest = float((clips.num_frames / clips.fps).max(initial=0.0))
         raise InputError(
             "gap_s",
