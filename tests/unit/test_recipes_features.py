@@ -63,7 +63,7 @@ def test_features_are_made_once_for_training_a_branch_and_labels(source, tmp_pat
     said = capsys.readouterr().out
     assert "features of 104 frames" in said and "free" in said
     made = sum(calls)
-    assert made < 104 + 20
+    assert made < 104 + 70  # some to learn how long it takes
     learn(source, tmp_path, "branch", features="cache", trunk=trunk, seed=1)  # whose own features would be others
     assert folders(tmp_path) == [folder] and sum(calls) - made <= 8
     made = sum(calls)

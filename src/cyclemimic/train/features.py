@@ -29,7 +29,7 @@ from cyclemimic.train.progress import Progress, duration
 from cyclemimic.types import Float32
 
 BATCH_FRAMES = 32
-TIMED_FRAMES = 4
+TIMED_S = 0.5  # a run so long says what a frame takes
 CHECKED_FRAMES = 3
 # Of the size of features: rounding, and other machines' arithmetic. Those of other weights are off by about one.
 TOLERANCE: dict[StoredAs, float] = {"float32": 0.03, "float16": 0.03, "int8": 0.2}
@@ -205,11 +205,16 @@ def _seen(cache: FrameCache, backbone: nn.Module, first: int, last: int, device:
 
 
 def _seconds_per_frame(cache: FrameCache, backbone: nn.Module, device: torch.device | str) -> float:
-    count = min(TIMED_FRAMES, len(cache.frames))
+    """Of batches as large as they come, or of smaller ones where these take long."""
+    largest, count = min(BATCH_FRAMES, len(cache.frames)), 1
     _seen(cache, backbone, 0, 1, device)  # the first run also sets things up
-    began_s = time.perf_counter()
-    _seen(cache, backbone, 0, count, device)
-    return (time.perf_counter() - began_s) / count
+    while True:
+        began_s = time.perf_counter()
+        _seen(cache, backbone, 0, count, device)
+        spent_s = time.perf_counter() - began_s
+        if spent_s >= TIMED_S or count == largest:
+            return spent_s / count
+        count = min(2 * count, largest)
 
 
 def _what_fits(recipe: FeatureRecipe, backbone: nn.Module, frames: int, room_bytes: float) -> str:
