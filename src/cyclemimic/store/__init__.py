@@ -2,6 +2,7 @@
 
 Rooms:
     atomic       writing files and folders so that a kill never leaves half of one; hashes; JSON
+    clips        what is known of many clips, as arrays
     frame_cache  decoded clips at one square size, as a memory map with an index
     flow_cache   optical flow of every frame pair, as a memory map with an index
     label_store  latent actions per frame pair, as Parquet shards with provenance
