@@ -3,6 +3,7 @@
 Rooms, in the order data travels:
     video     reading and writing one video file
     sources/  where clips come from: a folder of videos, a film with actions
+    apart     reading in a process of its own what may crash or hang
     resize    any picture to a square of the training size
     cache     decode a whole source once
     check     what a source holds and what is wrong with it

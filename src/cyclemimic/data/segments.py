@@ -123,10 +123,10 @@ class SegmentLoader(PairLoader):
             cuts=None if cuts is None else [cuts],
         )
         self._video = cast(VideoFrames, videos.frames)
-        self.run_first = self._cut_runs(run_pairs)  # [runs]: number of the first pair
-        self._run_edges = np.append(self.run_first, self.num_pairs)
+        self._run_edges = np.append(self._cut_runs(run_pairs), self.num_pairs)
+        self.run_first = self._run_edges[:-1]  # [runs]: number of the first pair
         body = self._body_of_clip[self.places(self.run_first)[0]]
-        self._runs_of_body = [np.flatnonzero(body == b) for b in range(len(self.bodies))]
+        self._runs_of_body = [np.flatnonzero(body == b).astype(np.int32) for b in range(len(self.bodies))]
         # By pairs, not by runs: a body whose runs are short must be drawn more often.
         lengths = [self.run_pairs(runs).mean() if len(runs) else 1.0 for runs in self._runs_of_body]
         share = self.weights / np.array(lengths)
@@ -166,7 +166,7 @@ class SegmentLoader(PairLoader):
         order = rng.permutation(np.repeat(np.arange(count), self.run_pairs(runs)))
         return _Block(runs=runs, order=order, start=start)
 
-    def run_pairs(self, runs: Int64) -> Int64:
+    def run_pairs(self, runs: NDArray[np.integer]) -> Int64:
         """How many pairs these runs have [n]."""
         found: Int64 = self._run_edges[runs + 1] - self._run_edges[runs]
         return found

@@ -9,7 +9,7 @@ import struct
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import IO, ClassVar
+from typing import IO, ClassVar, cast
 
 import av
 import numpy as np
@@ -256,8 +256,8 @@ class Colours:
 
     def of(self, frame: av.VideoFrame) -> UInt8:
         """The picture [H, W, 3] as it is stored."""
-        rgb: UInt8 = self._reformatter.reformat(frame, format="rgb24", **self._one_thread).to_ndarray()
-        return rgb
+        rgb = self._reformatter.reformat(frame, format="rgb24", **self._one_thread).to_ndarray()
+        return cast(UInt8, rgb)
 
 
 def clock(times: list[float] | list[float | None], declared_hz: float | None) -> tuple[NDArray[np.float64], float]:
