@@ -55,8 +55,9 @@ def check_source(
     """
     page = page or CHECKS / f"{page_name(source.name)}.html"
     skips_of(SourceReport(name=source.name, gap_s=gap_s, clips=()), drop_kinds)  # a wrong kind is said at once
-    with alone_in(page.parent):
-        journal = CheckJournal(page.with_suffix(".jsonl"), source_hash(source), gap_s)
+    notes = page.with_suffix(".found")
+    with alone_in(notes):
+        journal = CheckJournal(notes / "clips.jsonl", source_hash(source), gap_s)
         progress = Progress(name="check", total=len(source.clips()), done=len(journal.known))
         try:
             report = check_clips(
