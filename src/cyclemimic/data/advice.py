@@ -110,7 +110,7 @@ def _on_bodies(report: SourceReport) -> Iterator[Advice]:
     few = [body for body in bodies if len(report.of_body(body)) < FEW_CLIPS]
     if len(few) > MANY_BODIES:
         yield Advice(
-            weight="suspicious",
+            weight="broken",
             about="all",
             what=f"{len(few)} of {len(bodies)} bodies have fewer than {FEW_CLIPS} clips",
             cause="The first folder below the root names the body; here it may name an episode or a camera.",

@@ -19,6 +19,7 @@ from cyclemimic.train.progress import Progress
 from cyclemimic.types import Source
 
 CHECKS = Path("runs/check")
+ADVICE = 12  # lines on a terminal; the page has all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +73,10 @@ def check_source(
     advice = advice_on(report)
     for line in report.lines():
         print(line)
-    for one in advice:
+    for one in advice[:ADVICE]:
         print(one.text())
+    if len(advice) > ADVICE:
+        print(f"   ... and {len(advice) - ADVICE} more, on the page")
     drawn = Progress(name="draw", total=1)
 
     def say(done: int, total: int) -> None:
