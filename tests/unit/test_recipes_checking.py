@@ -85,7 +85,7 @@ def test_a_check_goes_on_and_decodes_nothing_twice(folder, tmp_path, monkeypatch
     monkeypatch.setattr(checking, "write_data_page", lambda path, *rest: path)
     with pytest.raises(KeyboardInterrupt):
         check_source(source, page=page)
-    with page.with_suffix(".jsonl").open("a") as journal:
+    with (page.with_suffix(".found") / "clips.jsonl").open("a") as journal:
         journal.write('{"info": {"name": "ha')  # as if killed while it wrote
     first = check_source(source, page=page)
     assert len(reads) == 10 and sorted(set(reads)) == sorted(clip.name for clip in source.clips())
@@ -144,7 +144,7 @@ def test_wrong_lists_say_what_is_wrong(folder, tmp_path):
         open_source(f"folder:{folder}?skip={tmp_path}/none.json")
     with pytest.raises(InputError, match="drop-kinds"):
         check_source(open_source(f"folder:{folder}"), page=tmp_path / "p.html", drop_kinds=("stil",))
-    assert not (tmp_path / "p.jsonl").exists()  # said before anything was decoded
+    assert not (tmp_path / "p.found").exists()  # said before anything was decoded
 
 
 def test_options_of_every_source_stand_beside_its_own():
@@ -274,3 +274,10 @@ def test_a_source_of_which_nothing_is_usable_is_drawn_and_refused(tmp_path):
 def test_pages_of_different_sources_have_different_names():
     names = {page_name(text) for text in ("folder:a/v", "folder:b/v", "rlds:b/v?split=x", "x.y:Z=/b/v")}
     assert len(names) == 4 and all("/" not in name and "?" not in name for name in names)
+
+
+def test_folders_that_name_episodes_are_not_taken_for_many_bodies():
+    report = still_report(0)
+    clips = tuple(replace(c, info=replace(c.info, embodiment=f"episode {i}")) for i, c in enumerate(report.clips))
+    whats = [one.what for one in advice_on(replace(report, clips=clips))]
+    assert "12 of 12 bodies have fewer than 10 clips" in whats and "1 clips" not in whats

@@ -20,6 +20,7 @@ STILL_SHARE, VERY_STILL_SHARE = 0.5, 0.9
 MOVING_CLIPS, MANY_MOVING_CLIPS = 0.05, 0.3
 REPEATED = 0.25
 FEW_CLIPS = 10
+MANY_BODIES = 6
 UNEVEN_BODIES = 20.0
 SMALL_PX = 64
 
@@ -106,8 +107,17 @@ def _on_bodies(report: SourceReport) -> Iterator[Advice]:
             cause="Bodies are drawn alike, so the few pairs are seen many times over and may be learnt by heart.",
             remedy="Add clips of it, or leave it out with --bodies.",
         )
-    for body in bodies:
-        if len(report.of_body(body)) < FEW_CLIPS:
+    few = [body for body in bodies if len(report.of_body(body)) < FEW_CLIPS]
+    if len(few) > MANY_BODIES:
+        yield Advice(
+            weight="broken",
+            about="all",
+            what=f"{len(few)} of {len(bodies)} bodies have fewer than {FEW_CLIPS} clips",
+            cause="The first folder below the root names the body; here it may name an episode or a camera.",
+            remedy="Lay the clips out by body, or give `embodiment` in clips.jsonl.",
+        )
+    else:
+        for body in few:
             yield Advice(
                 weight="note",
                 about=body,
@@ -232,7 +242,7 @@ def _on_camera(body: str, clips: tuple[ClipCheck, ...]) -> Iterator[Advice]:
             remedy="Fix the camera; for shaking and small drifts add ?stabilise=shift to the source; else drop those "
             "clips (--drop LIST.json --drop-kinds camera).",
         )
-    unknown = [c for c in clips if c.camera is not None and c.camera.known < 0.5 * c.camera.moments]
+    unknown = [c for c in clips if c.camera is not None and not c.camera.is_known]
     if len(unknown) > 0.5 * len(clips):
         yield Advice(
             weight="note",

@@ -15,6 +15,7 @@ from cyclemimic.types import ActionSpace, Float32, Float64, Int64
 ROWS = 400  # of a clip that are kept, spread evenly
 BINS = 24
 SATURATED = 0.05  # share of the actions that lie at one end of what was seen
+_LEAST_ROWS = 50  # of few actions one always lies at an end
 _END = 0.005  # of the spread: how near an end is
 _MOST_M, _MOST_RAD = 5.0, 4 * np.pi  # beyond, metres are millimetres and radians degrees
 
@@ -90,7 +91,7 @@ def _remarks(values: Float64, unit: str, at_ends: tuple[float, float]) -> tuple[
     out: list[str] = []
     # A gripper is open or closed, and a robot at rest commands the same place: only two ends in a row are suspicious.
     two_valued = len(np.unique(values.round(4))) <= 3
-    if unit != "fraction" and not two_valued:
+    if unit != "fraction" and not two_valued and len(values) >= _LEAST_ROWS:
         for share, end in zip(at_ends, ("lower", "upper"), strict=True):
             if share >= SATURATED:
                 out.append(f"{share:.0%} lie at the {end} end")

@@ -26,10 +26,14 @@ BACK_PX = 0.5  # how far a corner may come back beside where it started
 REST_PX = 0.5  # a corner that moves less rests
 AGREE_PX = 1.0  # how far a corner may be beside the common motion
 AGREEMENT = 0.5  # share of the corners, or of the blocks
+MOST_NINTHS = 6
+GUESS_SHARE = 0.2  # of the corners that must share a motion for it to be a guess
+MOST_ZOOM = 0.15  # natural logarithm; over a gap no camera in front of a robot comes so much nearer
 GUESSES = 3  # motions that many corners share; the arm's may come before the camera's
 LEAST_WAY = 0.006  # of the side over one gap: less is a camera at rest
 MOMENTS = 12  # of a clip
 MOVING_SHARE = 0.2  # of its moments
+KNOWN_SHARE = 0.4
 TOLD_APART = 1.0  # of 255: by how much two motions must differ in how well they explain a block, for it to vote
 
 
@@ -49,14 +53,15 @@ class CameraMotion:
 
 
 def small_grey(frames: UInt8) -> UInt8:
-    """Frames [T, H, W, 3] in grey with a shorter side of `SIDE_PX`, or as they are if smaller: [T, h, w]."""
+    """Frames [T, H, W, 3] in grey with a shorter side of `SIDE_PX` [T, h, w]; smaller ones are enlarged."""
     cv2 = opencv()
-    scale = min(1.0, SIDE_PX / min(frames.shape[1:3]))
-    size = (max(1, round(frames.shape[2] * scale)), max(1, round(frames.shape[1] * scale)))
+    scale = SIDE_PX / min(frames.shape[1:3])
+    size = (round(frames.shape[2] * scale), round(frames.shape[1] * scale))
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     out = np.empty((len(frames), size[1], size[0]), np.uint8)
     for t, frame in enumerate(frames):
         grey = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY)
-        out[t] = cv2.resize(grey, size, interpolation=cv2.INTER_AREA) if scale < 1 else grey
+        out[t] = cv2.resize(grey, size, interpolation=method)
     return out
 
 
@@ -78,25 +83,38 @@ def camera_motion(now: UInt8, later: UInt8, rest_px: float = REST_PX) -> CameraM
     told = errors.max(0) - errors.min(0) >= TOLD_APART
     if told.sum() < LEAST_CORNERS:  # rest explains the pictures as well as any motion
         return _motion(np.eye(2, 3), now, known=at_rest >= AGREEMENT, agree=at_rest)
-    votes = np.bincount(errors[:, told].argmin(0), minlength=len(guesses))
-    won = int(votes.argmax())
+    best = np.where(told, errors.argmin(0), -1)
+    won = int(np.bincount(best[told]).argmax())
     # Motions that hardly differ share their votes: between a small one and rest, noise decides block by block.
-    alike = [_apart_px(guess, guesses[won], now.shape) < REST_PX for guess in guesses]
-    agree = float(votes[alike].sum() / told.sum())
-    return _motion(guesses[won], now, known=agree >= AGREEMENT, agree=agree)
+    alike = [i for i, guess in enumerate(guesses) if _apart_px(guess, guesses[won], now.shape) < REST_PX]
+    votes = np.isin(best, alike)
+    agree = float(votes.sum() / told.sum())
+    known = agree >= AGREEMENT and (0 in alike or _is_everywhere(votes, told, now.shape))
+    return _motion(guesses[won], now, known=known, agree=agree)
+
+
+def _is_everywhere(votes: NDArray[np.bool_], told: NDArray[np.bool_], shape: tuple[int, ...]) -> bool:
+    """Whether a motion wins in most ninths of the picture: an arm on plain ground may have most votes, not there."""
+    rows, columns = shape[0] // BLOCK_PX, shape[1] // BLOCK_PX
+    ninth = 3 * (np.arange(rows * columns) // columns * 3 // rows) + np.arange(rows * columns) % columns * 3 // columns
+    ayes, all_votes = (np.bincount(ninth[which], minlength=9) for which in (votes, told))
+    return int(((ayes >= 2) & (2 * ayes > all_votes)).sum()) >= MOST_NINTHS
 
 
 def _common_motions(before: Float64, after: Float64) -> list[Float64]:
     """Shifts, turns and zooms [2, 3] that many corners [n, 2] share, those of the most first; at most `GUESSES`."""
     cv2 = opencv()
     found: list[Float64] = []
-    least = max(6, LEAST_CORNERS // 2)
-    while len(found) < GUESSES and len(before) >= least:
+    least = max(LEAST_CORNERS // 2, int(GUESS_SHARE * len(before)))
+    for _ in range(GUESSES):
+        if len(before) < least:
+            break
         words = {"method": cv2.RANSAC, "ransacReprojThreshold": AGREE_PX, "maxIters": 500}
         matrix, follows = cv2.estimateAffinePartial2D(before, after, **words)
         if matrix is None or follows.sum() < least:
             break
-        found.append(matrix.astype(np.float64))
+        if abs(np.log(np.hypot(*matrix[:, 0]))) < MOST_ZOOM:
+            found.append(matrix.astype(np.float64))
         left = follows[:, 0] == 0
         before, after = before[left], after[left]
     return found
@@ -179,7 +197,12 @@ class ClipCamera:
     @property
     def moves(self) -> bool:
         """Whether a user should know: in a fifth of the known moments, and more than once."""
-        return self.moving >= 2 and self.moving >= MOVING_SHARE * self.known
+        return self.is_known and self.moving >= 2 and self.moving >= MOVING_SHARE * self.known
+
+    @property
+    def is_known(self) -> bool:
+        """Whether enough of the moments tell."""
+        return self.known >= KNOWN_SHARE * self.moments
 
     def text(self) -> str:
         """In words, for a terminal."""

@@ -128,8 +128,10 @@ class SourceReport:
         said = sum(bool(clip.info.instruction) for clip in usable)
         out = [f"{self.name}: {len(self.clips)} clips, {said} with a sentence, {len(bad)} of no use"]
         out.append(f"  licence: {licence_text(licences_of([clip.info for clip in self.clips]))}")
-        for body in self.bodies:
+        for body in self.bodies[:LINES]:
             out += self._lines_of(body)
+        if len(self.bodies) > LINES:
+            out.append(f"  ... and {len(self.bodies) - LINES} more bodies")
         changed = [f"  changed: {clip.info.name}: {remark}" for clip in usable for remark in clip.remarks]
         cuts = [f"  cuts: {c.info.name}: at {_cut_places(c)}" for c in usable if len(c.cuts)]
         moving = [f"  camera moves: {c.info.name}: {c.camera.text()}" for c in usable if c.camera and c.camera.moves]

@@ -136,9 +136,10 @@ def _candidates(looks: Sequence[ClipLook]) -> list[tuple[int, int]]:
 
 def _unit(looks: Sequence[ClipLook], *, change: bool) -> NDArray[np.float32]:
     """What changes in each clip, or what does not, as rows of length 1 [n, ...]."""
-    rows = np.empty((len(looks), MOMENTS * SIDE_PX**2 if change else SIDE_PX**2), np.float32)
+    side = SIDE_PX // 2  # coarser: this only says where to look closely, and lies in memory for all clips
+    rows = np.empty((len(looks), MOMENTS * side**2 if change else side**2), np.float32)
     for i, look in enumerate(looks):
-        moments = look.moments.astype(np.float32)
+        moments = look.moments.reshape(MOMENTS, side, 2, side, 2).mean((2, 4), dtype=np.float32)
         scene = np.median(moments, 0)
         rows[i] = (moments - scene if change else scene - scene.mean()).ravel()
         rows[i] /= max(float(np.linalg.norm(rows[i])), 1e-6)

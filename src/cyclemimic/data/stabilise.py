@@ -14,7 +14,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from cyclemimic.data.camera import LEAST_WAY, camera_motion, small_grey
+from cyclemimic.data.camera import camera_motion, small_grey, watch_camera
 from cyclemimic.data.cuts import find_cuts
 from cyclemimic.data.flow import opencv
 from cyclemimic.embodiment.resize import resize_square
@@ -26,7 +26,7 @@ FARTHEST = 0.15  # of either side: what may be cut off at each end
 KEY_WAY, KEY_AGREEMENT = 0.08, 0.65  # beyond, the path goes on from another frame
 REST_PX = 0.15  # of the small picture: finer than what a user should be warned of
 LOST_SHARE = 0.1  # of the frames whose camera could not be followed
-METHOD = f"corners, from key frame to key frame, to the middle of the path, border up to {FARTHEST} cut off; version 1"
+METHOD = f"corners, from key frame to key frame, to the middle of the path, border up to {FARTHEST} cut off; version 2"
 _CUT_PX = 64
 
 
@@ -43,14 +43,20 @@ def named_mode(text: str) -> Still:
     raise InputError("stabilise", expected="shift or turn", got=repr(text), remedy=did_you_mean(text, get_args(Still)))
 
 
-def stabilised(frames: UInt8, mode: Still) -> tuple[UInt8, str]:
+def stabilised(frames: UInt8, mode: Still, gap_frames: int) -> tuple[UInt8, str]:
     """A clip [T, H, W, 3] with its camera held still: [T, h, w, 3], and what was done in words, empty if nothing.
 
     Args:
         frames: the clip; not written to.
         mode: `shift` undoes the camera's shift, `turn` its turning in the picture's plane too.
+        gap_frames: over which the camera must move for the clip to be touched at all, as `watch_camera` tells it: a
+            large arm would else drag a camera at rest along by a pixel or two.
     """
-    poses, lost = camera_path(frames, mode)
+    cuts = find_cuts(resize_square(frames, _CUT_PX))
+    shot = np.searchsorted(cuts, np.arange(len(frames)), side="right")
+    if not watch_camera(frames, gap_frames, shot).moves:
+        return frames, ""
+    poses, lost = _path(frames, mode, cuts.tolist())
     if lost > LOST_SHARE * len(frames):
         return frames, f"camera not held still: it could not be followed in {lost} of {len(frames)} frames"
     height, width = frames.shape[1:3]
@@ -61,8 +67,6 @@ def stabilised(frames: UInt8, mode: Still) -> tuple[UInt8, str]:
     farthest = max(rows / height, columns / width)
     if farthest > FARTHEST:
         return frames, f"camera not held still: it moves by {farthest:.0%} of the picture, more than {FARTHEST:.0%}"
-    if np.abs(np.ptp(places, axis=0) / (1.0, side, side)).max() < LEAST_WAY:
-        return frames, ""
     cv2, out = opencv(), np.empty((len(frames), height - 2 * rows, width - 2 * columns, 3), np.uint8)
     words = {"flags": cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, "borderMode": cv2.BORDER_REPLICATE}
     for t, matrix in enumerate(matrices):
@@ -76,8 +80,11 @@ def camera_path(frames: UInt8, mode: Still) -> tuple[Float64, int]:
 
     Poses are [T, 3]: turn [rad], and where the picture's middle of that path is, (x, y) in shares of its shorter side.
     """
+    return _path(frames, mode, find_cuts(resize_square(frames, _CUT_PX)).tolist())
+
+
+def _path(frames: UInt8, mode: Still, cuts: list[int]) -> tuple[Float64, int]:
     grey = small_grey(frames)
-    cuts = find_cuts(resize_square(frames, _CUT_PX)).tolist()
     poses, lost = np.zeros((len(frames), 3)), 0
     for first, last in zip([0, *cuts], [*cuts, len(frames)], strict=True):
         lost += _follow(grey[first:last], poses[first:last], mode)

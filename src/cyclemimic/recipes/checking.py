@@ -19,6 +19,7 @@ from cyclemimic.train.progress import Progress
 from cyclemimic.types import Source
 
 CHECKS = Path("runs/check")
+ADVICE = 12  # lines on a terminal; the page has all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +56,9 @@ def check_source(
     """
     page = page or CHECKS / f"{page_name(source.name)}.html"
     skips_of(SourceReport(name=source.name, gap_s=gap_s, clips=()), drop_kinds)  # a wrong kind is said at once
-    with alone_in(page.parent):
-        journal = CheckJournal(page.with_suffix(".jsonl"), source_hash(source), gap_s)
+    notes = page.with_suffix(".found")
+    with alone_in(notes):
+        journal = CheckJournal(notes / "clips.jsonl", source_hash(source), gap_s)
         progress = Progress(name="check", total=len(source.clips()), done=len(journal.known))
         try:
             report = check_clips(
@@ -71,8 +73,10 @@ def check_source(
     advice = advice_on(report)
     for line in report.lines():
         print(line)
-    for one in advice:
+    for one in advice[:ADVICE]:
         print(one.text())
+    if len(advice) > ADVICE:
+        print(f"   ... and {len(advice) - ADVICE} more, on the page")
     drawn = Progress(name="draw", total=1)
 
     def say(done: int, total: int) -> None:

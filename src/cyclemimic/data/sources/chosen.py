@@ -14,7 +14,8 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from cyclemimic.data.cache import source_hash
-from cyclemimic.data.check import Remarking
+from cyclemimic.data.check import GAP_S, Remarking
+from cyclemimic.data.pairs import gap_in_frames
 from cyclemimic.data.seek import Filed
 from cyclemimic.data.skip import read_skips
 from cyclemimic.data.stabilise import METHOD, Still, named_mode, stabilised
@@ -57,7 +58,7 @@ class ChosenSource:
         episode = self.source.read(clip)
         if self.stabilise is None:
             return episode
-        frames, remark = stabilised(episode.frames, self.stabilise)
+        frames, remark = stabilised(episode.frames, self.stabilise, gap_in_frames(GAP_S, episode.info.fps))
         self._remarks[clip.name] = (remark,) if remark else ()
         return replace(episode, frames=frames)
 
