@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ CAMERAS = {
     "robot0_eye_in_hand_image": "wrist",
 }
 _FINGER_M = 0.04  # of the Panda's hand, from the middle
+_PLACE, _TURN = position(2.0, "absolute"), axis_angle(3.2, "absolute")
+_GRIPPER = Gripper(feature="gripper_states", closed=0.0, opened=_FINGER_M)
 _STILL = 1e-4  # an action whose six numbers are shorter is none
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, OverflowError, MemoryError)
 _DAMAGED = "The file is cut short or damaged; download it again."
@@ -135,6 +137,7 @@ class Hdf5Source:
             actions=None if actions is None else actions[keep][:-1],  # the last one leads to no frame
             proprioception=None if state is None else state[keep],
             action_space=None if actions is None else OSC_POSE.space(demo.info.embodiment, facts.rate_hz),
+            proprioception_axes=() if state is None else (*_PLACE, *_TURN, *_GRIPPER.axes),
             camera=_name_of(main),
             extra_frames=extra,
         )
@@ -353,9 +356,9 @@ def _state(observed: Any, where: str) -> Float32 | None:
         arrays[turn] = _axis_angles(_rows(arrays[turn], where, f"obs/{turn}", 4))
     layout = Layout(
         parts=(
-            Columns(feature=place, axes=position(2.0, "absolute")),
-            Columns(feature=turn, axes=axis_angle(3.2, "absolute")),
-            Gripper(feature=fingers, closed=0.0, opened=_FINGER_M),
+            Columns(feature=place, axes=_PLACE),
+            Columns(feature=turn, axes=_TURN),
+            replace(_GRIPPER, feature=fingers),
         )
     )
     if len({len(a) for a in arrays.values()}) > 1:
