@@ -478,8 +478,9 @@ def evaluate(
 
     Args:
         run: what to judge; a tokenizer and a policy are told apart by what lies there.
-        source: for a tokenizer, video whose true motion is known, film:PATH; for a policy, demonstrations that it
-            never saw: the error of its chunks per axis, for robots that have no simulator.
+        source: for a tokenizer, video whose true motion is known: film:PATH, or any source whose episodes have a state
+            or actions of named axes; for a policy, demonstrations that it never saw: the error of its chunks per axis,
+            for robots that have no simulator.
         judge: for a tokenizer, folder of the independent judge; fitted on first use.
         split: which clips: for a policy and a source any of the three; a tokenizer is judged on the test clips, or
             with `validation` on those for choices.
@@ -495,7 +496,8 @@ def evaluate(
         choose_first_seed: where the starts begin by which one of several is chosen.
         through_server: for a policy, `serve` it and `drive` the world, each in a process of its own, and check that
             the episodes end as they do in this process.
-        controls: for a tokenizer, measure also a difference of frames, an untrained encoder and an oracle.
+        controls: for a tokenizer, measure also a difference of frames, an untrained encoder, one code
+            for all pairs and an oracle.
         out: folder for results; the run itself unless given.
         threads: of one core each.
         cache: folder of decoded frames.
@@ -505,9 +507,9 @@ def evaluate(
         if source is None:
             raise InputError(
                 "--source",
-                expected="film:PATH with true motion",
+                expected="film:PATH, or another source whose episodes have a state or actions of named axes",
                 got="none",
-                remedy="Name what `film` wrote.",
+                remedy="Name what `film` wrote, or your own recordings: docs/guides/source.md.",
             )
         quality = judging.run_quality(
             run,

@@ -258,6 +258,7 @@ class Episode:
     actions: Float32 | None = None  # [T - 1, A]; action t leads from frame t to frame t + 1
     proprioception: Float32 | None = None  # [T, P]
     action_space: ActionSpace | None = None
+    proprioception_axes: tuple[Axis, ...] = ()  # of its P numbers, where the source knows what they are
     camera: str = "front"  # the name of the camera that took `frames`
     extra_frames: Mapping[str, UInt8] = field(default_factory=dict)  # other cameras by name, each [T, H', W', 3]
 
@@ -310,6 +311,13 @@ class Episode:
                 expected="finite numbers",
                 got=f"NaN or infinity at index {np.argwhere(~np.isfinite(state))[0].tolist()}",
                 remedy="Drop that step.",
+            )
+        if self.proprioception_axes and len(self.proprioception_axes) != state.shape[1]:
+            raise InputError(
+                f"{where}, field proprioception_axes",
+                expected=f"an axis for each of {state.shape[1]} numbers, or none",
+                got=str(len(self.proprioception_axes)),
+                remedy="Name all numbers of the state, in their order.",
             )
 
 

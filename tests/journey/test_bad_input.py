@@ -260,7 +260,7 @@ def test_a_run_folder_that_is_something_else(refused, journey, tmp_path):
 def test_evaluate_asks_for_what_it_needs(refused, journey):
     assert "--source: expected film:PATH" in message(refused("evaluate", journey / "ac3", *journey.cache))
     video = message(refused("evaluate", journey / "ac3", "--source", journey.video, *journey.cache))
-    assert "film:PATH with true motion" in video
+    assert "expected a state or actions with named axes, got video alone" in video
     assert "--body: expected the body that acts" in message(refused("evaluate", journey / "policy-lora"))
     said = message(refused("evaluate", journey / "policy-lora", "--body", "arm66"))
     assert "Did you mean 'arm6'?" in said

@@ -188,18 +188,20 @@ def test_inspecting_needs_no_true_actions(tmp_path: Path) -> None:
         "usage.png",
         "transfer.png",
         "codes.png",
+        "neighbours.png",
     }
     page = found.page.read_text()
     assert "Verdicts" in page and "leak: index, excess" in page
     alone, _ = film_cache(bodies=("red",), clips=1)  # one clip of one body: still a page
     one = inspect_tokenizer(ExactTokenizer(), alone, tmp_path / "alone", gap_s=0.6, readers=QUICK)
+    assert not (tmp_path / "alone/neighbours.png").exists()  # there is no other body
     assert one.page.exists() and np.isnan(one.cycle_accuracy) and np.isnan(one.leak.leak_index)
 
 
 def test_inspecting_a_tokenizer_without_frames_leaves_out_what_is_drawn(tmp_path: Path) -> None:
     cache, _ = film_cache()
     found = inspect_tokenizer(Mute(), cache, tmp_path, gap_s=0.6, readers=QUICK)
-    assert {p.name for p in tmp_path.glob("*.png")} == {"usage.png", "codes.png"}
+    assert {p.name for p in tmp_path.glob("*.png")} == {"usage.png", "codes.png", "neighbours.png"}
     assert np.isnan(found.delta_psnr_db) and np.isnan(found.reconstruction_vs_copy) and found.joint_codes > 1
     assert {v.name for v in found.verdicts()} == {
         RANGES[name].name for name in ("joint_share", "perplexity_share", "dead_share")

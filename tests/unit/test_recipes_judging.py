@@ -76,7 +76,7 @@ def test_counterfactuals_are_made_once(root, record, monkeypatch):
 
 
 def test_controls_are_in_the_record_and_in_the_lines(record):
-    assert set(record.controls) == {"difference", "random encoder", "oracle"}
+    assert set(record.controls) == {"difference", "mean", "random encoder", "oracle"}
     assert record.controls["oracle"].probe_same > record.quality.probe_same
     said = quality_text(record)
     assert said.startswith("on arms-distractor") and "oracle" in said.splitlines()[0]

@@ -1,7 +1,7 @@
 """Controls of every quality: latent actions that nobody learned, measured by the same code on the same pairs.
 
-Frozen-feature difference (PCA, k-means), an untrained encoder (k-means, so that every code is in use), and an oracle
-that quantises the true displacement. None of them draws frames.
+Frozen-feature difference (PCA, k-means), an untrained encoder (k-means, so that every code is in use), one code for
+every pair, and an oracle that quantises the true displacement. None of them draws frames.
 Letters in shapes: n pairs, B batch, F features, L tokens of a latent action, D code width, K codes, S side.
 """
 
@@ -52,6 +52,23 @@ class ClusteredCodes:
         raise NotImplementedError("a control without a decoder acts nothing out; ask `draws` first")
 
 
+class OneCode:
+    """The same code for every pair: a probe of it knows the mean of the training pairs and nothing else."""
+
+    draws = False
+
+    def __init__(self, *, num_codes: int, num_tokens: int) -> None:
+        self.num_codes, self.num_tokens = num_codes, num_tokens
+
+    def label(self, now: Tensor, later: Tensor) -> tuple[Tensor, Tensor]:
+        """Zeros [B, L], and no margin [B]."""
+        return torch.zeros(len(now), self.num_tokens, dtype=torch.int64), torch.zeros(len(now))
+
+    def act_out(self, now: Tensor, codes: Tensor) -> Tensor:
+        """No control has a decoder."""
+        raise NotImplementedError("a control without a decoder acts nothing out; ask `draws` first")
+
+
 class OracleCodes:
     """The true displacement, quantised by k-means in rounds (each slot names what the slots before it left over).
 
@@ -90,7 +107,7 @@ def fit_controls(
     backbone: FeatureBackbone | None = None,
     pairs: int = 3000,
 ) -> dict[str, LatentActionModel]:
-    """The three controls by name, fitted on training pairs.
+    """The four controls by name, fitted on training pairs.
 
     Args:
         train: pairs that fit them, `pairs` at most.
@@ -106,6 +123,7 @@ def fit_controls(
     untrained = untrained_embedding(tokenizer, thin, seed=seed)
     return {
         "difference": ClusteredCodes(difference, thin, num_codes=num_codes, seed=seed),
+        "mean": OneCode(num_codes=num_codes, num_tokens=num_tokens),
         "oracle": OracleCodes(train, test, num_codes=num_codes, num_tokens=num_tokens, seed=seed),
         "random encoder": ClusteredCodes(untrained, thin, num_codes=num_codes, seed=seed),
     }

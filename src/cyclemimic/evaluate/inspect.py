@@ -14,6 +14,7 @@ from cyclemimic.evaluate.cycle import CycleAccuracy, act_plan, cycle_accuracy
 from cyclemimic.evaluate.leak import UNREAD, Leak, ReaderConfig, measure_leak
 from cyclemimic.evaluate.models import LatentActionModel, draws, label_pairs
 from cyclemimic.evaluate.moments import Pairs, frame_pairs
+from cyclemimic.evaluate.neighbours import neighbour_sheet
 from cyclemimic.evaluate.reconstruction import delta_psnr_db, rebuild_error
 from cyclemimic.evaluate.report import Picture, Section, Table, write_report
 from cyclemimic.evaluate.sheets import (
@@ -107,6 +108,8 @@ def inspect_tokenizer(
         "codes": code_sheet(pairs, codes),
         "usage": codebook_use(codes, pairs.bodies, pairs.body, tokenizer.num_codes),
     }
+    if len(pairs.bodies) > 1:
+        pictures["neighbours"] = neighbour_sheet(pairs, codes, seed=seed)
     if draws(tokenizer):
         pictures["transfer"] = transfer_sheet(transfer_rows(tokenizer, pairs, seed=seed))
     for name, png in pictures.items():
@@ -202,6 +205,14 @@ def _sections(found: Inspection, perplexity: torch.Tensor, pictures: Mapping[str
             pictures=[Picture(png=pictures["codes"], caption="The most frequent latent actions.")],
         ),
     ]
+    if "neighbours" in pictures:
+        neighbours = Section(
+            title="The same latent action on other bodies",
+            text="Lively pairs, drawn by lot, and on every other body a pair whose code differs in the fewest slots, "
+            "by lot among equals. Do they move alike? Then codes may mean the same on every body.",
+            pictures=[Picture(png=pictures["neighbours"], caption="Now and later, side by side.")],
+        )
+        sections.append(neighbours)
     if "transfer" in pictures:
         picture = Picture(png=pictures["transfer"], caption=f"The motion of {across}.")
         sections.append(Section(title="Transfer", pictures=[picture]))

@@ -10,9 +10,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cyclemimic.data.pairs import PairIndex, valid_pairs
 from cyclemimic.errors import InputError
+from cyclemimic.evaluate.motion import HAND, Motion
 from cyclemimic.randomness import rng_for
 from cyclemimic.store.frame_cache import FrameCache
 from cyclemimic.types import Float32, Gap, Int64, UInt8
@@ -56,10 +58,14 @@ class Pairs:
 
 @dataclass(frozen=True, kw_only=True)
 class TruePairs(Pairs):
-    """Frame pairs whose true motion is known (a simulator's, or proprioception): for measurements only."""
+    """Frame pairs whose true motion is known (a simulator's, or proprioception): for measurements only.
+
+    Metres, unless `motion` says that a state without a hand's place is measured along its main axes.
+    """
 
     displacement_m: Float32  # [n, 3], the hand's tip: later - now
     position_m: Float32 | None = None  # [n, 3], the tip in the frame now
+    motion: Motion = HAND
 
     def __post_init__(self) -> None:
         counts = {len(self.now), len(self.later), len(self.body), len(self.clip), len(self.displacement_m)}
@@ -83,7 +89,15 @@ def frame_pairs(cache: FrameCache, *, gap_s: Gap, limit: int, seed: int) -> Pair
     return Pairs(**fields)
 
 
-def true_pairs(cache: FrameCache, positions: Mapping[str, Float32], *, gap_s: Gap, limit: int, seed: int) -> TruePairs:
+def true_pairs(
+    cache: FrameCache,
+    positions: Mapping[str, NDArray[np.floating[Any]]],
+    *,
+    gap_s: Gap,
+    limit: int,
+    seed: int,
+    motion: Motion = HAND,
+) -> TruePairs:
     """Draw about `limit` pairs, as many from each body, with the tip's true displacement over the gap.
 
     Args:
@@ -92,6 +106,7 @@ def true_pairs(cache: FrameCache, positions: Mapping[str, Float32], *, gap_s: Ga
         gap_s: seconds between now and later.
         limit: how many pairs at most.
         seed: which pairs; the same seed draws the same pairs.
+        motion: what positions are, where they are not metres.
 
     Raises:
         InputError: a clip without positions, or with another number of them than frames; no clip long enough.
@@ -113,6 +128,7 @@ def true_pairs(cache: FrameCache, positions: Mapping[str, Float32], *, gap_s: Ga
         **_pictures(cache, index, kept),
         displacement_m=(later - now).astype(np.float32),
         position_m=now.astype(np.float32),
+        motion=motion,
     )
 
 

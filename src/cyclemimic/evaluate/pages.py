@@ -51,6 +51,9 @@ QUALITY_GROUPS: dict[str, dict[str, str]] = {
         "probe_same": "probe same",
         "probe_cross": "probe cross",
         "probe_unseen": "probe unseen",
+        "probe_axis_1": "same, 1st axis",
+        "probe_axis_2": "... 2nd axis",
+        "probe_axis_3": "... 3rd axis",
         "probe_mlp_same": "MLP same",
         "probe_mlp_cross": "MLP cross",
     },
@@ -90,7 +93,8 @@ _GROUP_TEXTS = {
     "counterfactual": "The same against what the simulator says truly comes of the source's actions: PSNR, and where "
     "it lies between a random code (0) and the code that E gives the true future (1), in pixels and in the features "
     "of the judge.",
-    "probe": "How much of the true motion a linear map (or two layers) reads from codes, fitted on one body.",
+    "probe": "How much of the true motion a linear map (or two layers) reads from codes, fitted on one body; "
+    "the axes are x, y and z, or those of the motion.",
     "unity": "Kappa: whether equal motions of different bodies get equal codes (0 is chance). Retrieval: equal motions "
     "of other bodies, ranked by codes. JS: how differently bodies use codes, at large and for equal motions; low "
     "values prove nothing.",
@@ -242,7 +246,8 @@ def codes_section(tokenizers: Mapping[str, LatentActionModel], test: Pairs) -> S
         caption = f"{name}: equal bars say that bodies use codes alike, not yet that they mean the same."
         pictures.append(Picture(png=png, caption=caption))
         if isinstance(test, TruePairs):
-            table = matched_pairs(labelled(codes, test, model.num_codes), test.bodies)
+            within_m = test.motion.within
+            table = matched_pairs(labelled(codes, test, model.num_codes), test.bodies, within_m=within_m)
             body = np.tile(np.arange(len(test.bodies)), len(table))
             png = codebook_use(codes[table.ravel()], test.bodies, body, model.num_codes)
             caption = f"{name}: the same for {len(table)} motions that every body made; differences are the body's."

@@ -81,11 +81,15 @@ def fit_mlp(features: Float32, target: Float32, *, seed: int = 0, steps: int = 1
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeScores:
-    """R2 of a probe fitted on one body's training clips, mean over those bodies; NaN where untested."""
+    """R2 of a probe fitted on one body's training clips, mean over those bodies; NaN where untested.
+
+    `axes`: the same body's, of each axis alone; one on which nothing moves is left out of its mean.
+    """
 
     same: float
     cross: float
     unseen: float
+    axes: tuple[float, float, float] = (math.nan, math.nan, math.nan)
 
 
 def probe(train: Labelled, test: Labelled, seen: Iterable[str], fit: Fit) -> ProbeScores:
@@ -95,6 +99,7 @@ def probe(train: Labelled, test: Labelled, seen: Iterable[str], fit: Fit) -> Pro
     same: list[float] = []
     cross: list[float] = []
     beyond: list[float] = []
+    by_axis: list[list[float]] = [[], [], []]
     for body in seen:
         mine = train.of(body)
         if not len(mine.codes):
@@ -104,9 +109,19 @@ def probe(train: Labelled, test: Labelled, seen: Iterable[str], fit: Fit) -> Pro
             theirs = test.of(other)
             if len(theirs.codes) < 2:
                 continue
-            score = r_squared(predict(theirs.one_hot()), theirs.displacement_m)
+            told = predict(theirs.one_hot())
+            score = r_squared(told, theirs.displacement_m)
+            if other == body:
+                for i, scores in enumerate(by_axis):
+                    scores.append(r_squared(told[:, [i]], theirs.displacement_m[:, [i]]))
             (beyond if other in unseen else same if other == body else cross).append(score)
-    return ProbeScores(same=mean_or_nan(same), cross=mean_or_nan(cross), unseen=mean_or_nan(beyond))
+    first, second, third = (mean_or_nan(scores) for scores in by_axis)
+    return ProbeScores(
+        same=mean_or_nan(same),
+        cross=mean_or_nan(cross),
+        unseen=mean_or_nan(beyond),
+        axes=(first, second, third),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

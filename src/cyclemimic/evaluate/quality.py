@@ -47,6 +47,9 @@ class Quality:
     probe_same: float
     probe_cross: float
     probe_unseen: float
+    probe_axis_1: float = _NAN  # of `probe_same`, x or the first axis of the motion alone
+    probe_axis_2: float = _NAN
+    probe_axis_3: float = _NAN
     probe_mlp_same: float
     probe_mlp_cross: float
     kappa_same: float
@@ -119,20 +122,22 @@ def measure_quality(
     ridge = probe(labelled_train, labelled_test, seen, fit_ridge)
     with torch.enable_grad():
         mlp = probe(labelled_train, labelled_test, seen, fit_mlp)
-    unity = agreement(labelled_test, seen)
-    ranked = retrieval(labelled_test, seen, seed=seed)
-    apart = divergence(labelled_test, seen, seed=seed)
+    within, moving = test.motion.within, test.motion.moving
+    unity = agreement(labelled_test, seen, within_m=within)
+    ranked = retrieval(labelled_test, seen, seed=seed, within_m=within, moving_m=moving)
+    apart = divergence(labelled_test, seen, seed=seed, within_m=within)
 
     cross = plan_transfers(test, sources=seen, targets=seen, same_body=False, limit=transfers, seed=seed)
-    within = plan_transfers(test, sources=seen, targets=seen, same_body=True, limit=transfers // 2, seed=seed)
+    inside = plan_transfers(test, sources=seen, targets=seen, same_body=True, limit=transfers // 2, seed=seed)
     beyond = plan_transfers(test, sources=unseen, targets=seen, same_body=False, limit=transfers // 2, seed=seed)
     # Frames generated across bodies serve thrice: the judge reads the motion, E and the readers are asked for codes.
-    crossing = cross if len(cross) else within
+    crossing = cross if len(cross) else inside
     acted = act_plan(tokenizer, test, codes, crossing)
     read = UNTESTED
     if acted is not None and len(cross):
-        read = read_transfer(judge, acted.scenes, acted.generated, test.displacement_m[cross.source])
-    same = measure_transfer(tokenizer, judge, test, codes[within.source], within)
+        true_m = test.displacement_m[cross.source]
+        read = read_transfer(judge, acted.scenes, acted.generated, true_m, least_m=moving)
+    same = measure_transfer(tokenizer, judge, test, codes[inside.source], inside)
     outside = measure_transfer(tokenizer, judge, test, codes[beyond.source], beyond)
     future = measure_counterfactual(tokenizer, judge, counterfactuals, codes, seed=seed)
     cycle = cycle_accuracy(tokenizer, acted, seed=seed)
@@ -160,6 +165,9 @@ def measure_quality(
         probe_same=ridge.same,
         probe_cross=ridge.cross,
         probe_unseen=ridge.unseen,
+        probe_axis_1=ridge.axes[0],
+        probe_axis_2=ridge.axes[1],
+        probe_axis_3=ridge.axes[2],
         probe_mlp_same=mlp.same,
         probe_mlp_cross=mlp.cross,
         kappa_same=unity.same,

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from cyclemimic.evaluate.judge import JudgeReport
+from cyclemimic.evaluate.motion import HAND, Motion
 from cyclemimic.evaluate.quality import Quality
 from cyclemimic.evaluate.rollout import EpisodeOutcome, RolloutResult
 from cyclemimic.evaluate.summary import null_for_nan
@@ -27,8 +28,11 @@ class QualityRecord:
     """What was measured of one tokenizer, by which judge, beside which references and controls.
 
     Args:
-        source: what was filmed: the name of the world, such as arms or arms-distractor.
+        source: what was filmed: the name of the world, such as arms or arms-distractor; else of the source.
         controls: by name, as `controls.fit_controls` names them.
+        motion: what true motion is here.
+        filmed: whether a simulator's film was measured; else true motion is what a source's own numbers say.
+        foreign: bodies that the tokenizer never saw, and on which probes were fitted all the same, as it saw no other.
     """
 
     quality: Quality
@@ -36,6 +40,9 @@ class QualityRecord:
     judge: JudgeReport
     source: str = ""
     controls: Mapping[str, Quality] = field(default_factory=dict)
+    motion: Motion = HAND
+    filmed: bool = True
+    foreign: tuple[str, ...] = ()
 
 
 def save_quality(path: Path, record: QualityRecord) -> None:
@@ -58,7 +65,14 @@ def quality_record(values: Mapping[str, Any]) -> QualityRecord:
         judge=_read(JudgeReport, judge),
         source=found.get("source", ""),
         controls={name: _read(Quality, row) for name, row in found.get("controls", {}).items()},
+        motion=_motion(found.get("motion")),
+        filmed=bool(found.get("filmed", True)),
+        foreign=tuple(found.get("foreign", ())),
     )
+
+
+def _motion(values: Mapping[str, Any] | None) -> Motion:
+    return HAND if values is None else Motion(**{**values, "axes": tuple(values["axes"])})
 
 
 def _read(kind: type[T], values: Mapping[str, Any]) -> T:

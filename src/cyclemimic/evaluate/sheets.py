@@ -78,8 +78,11 @@ def _body(pairs: Pairs, i: int) -> str:
 def _words(pairs: Pairs, i: int, code: Int64) -> str:
     words = "code " + " ".join(str(c) for c in code)
     if isinstance(pairs, TruePairs):
-        x, y, z = pairs.displacement_m[i] * 100
-        words += f", truly {x:+.0f} {y:+.0f} {z:+.0f} cm"
+        if pairs.motion.unit == "m":
+            x, y, z = pairs.displacement_m[i] * 100
+            words += f", truly {x:+.0f} {y:+.0f} {z:+.0f} cm"
+        else:
+            words += ", truly " + " ".join(f"{value:+.1f}" for value in pairs.displacement_m[i])
     return words
 
 

@@ -111,11 +111,16 @@ def _stays_inside(test: TruePairs, source: int, possible: Int64) -> np.ndarray[t
     return inside
 
 
-def read_transfer(judge: MotionReader, now: Tensor, generated: Tensor, true_m: Float32) -> TransferScore:
-    """What the judge reads from frames [m, 3, S, S] against the true displacement [m, 3] of their sources."""
+def read_transfer(
+    judge: MotionReader, now: Tensor, generated: Tensor, true_m: Float32, *, least_m: float = MOVING_M
+) -> TransferScore:
+    """What the judge reads from frames [m, 3, S, S] against the true displacement [m, 3] of their sources.
+
+    Those shorter than `least_m` do not count in the cosine.
+    """
     told = judge.read(now, generated).numpy()
     return TransferScore(
-        transfer_cosine=mean_cosine(told, true_m, least_m=MOVING_M), transfer_r2=r_squared(told, true_m)
+        transfer_cosine=mean_cosine(told, true_m, least_m=least_m), transfer_r2=r_squared(told, true_m)
     )
 
 
@@ -127,7 +132,8 @@ def measure_transfer(
         return UNTESTED
     now = pixels(test.now[plan.target])
     generated = act_out(tokenizer, now, torch.from_numpy(codes))
-    return read_transfer(judge, now, generated, test.displacement_m[plan.source])
+    true_m = test.displacement_m[plan.source]
+    return read_transfer(judge, now, generated, true_m, least_m=test.motion.moving)
 
 
 @torch.no_grad()
@@ -159,7 +165,7 @@ def measure_references(
     scenes = pixels(test.now[plan.target])
     anyone = other_codes(codes, len(plan), seed=seed)
     return References(
-        copy=read_transfer(judge, scenes, scenes, test.displacement_m[plan.source]),
+        copy=read_transfer(judge, scenes, scenes, test.displacement_m[plan.source], least_m=test.motion.moving),
         random_code=measure_transfer(tokenizer, judge, test, anyone, plan),
         oracle_code=measure_transfer(tokenizer, judge, test, codes[np.array(nearest)], plan),
     )

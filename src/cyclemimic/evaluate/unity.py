@@ -88,7 +88,7 @@ class Divergence:
     matched: float
 
 
-def divergence(test: Labelled, bodies: Iterable[str], *, seed: int) -> Divergence:
+def divergence(test: Labelled, bodies: Iterable[str], *, seed: int, within_m: float = WITHIN_M) -> Divergence:
     """Of all pairs of `bodies`, and of pairs matched by true action, which takes out that bodies do other things."""
     bodies = sorted(set(bodies) & set(test.body.tolist()))
     if len(bodies) < 2:
@@ -98,7 +98,7 @@ def divergence(test: Labelled, bodies: Iterable[str], *, seed: int) -> Divergenc
     sizes, pool = np.cumsum([len(g) for g in groups])[:-1], np.concatenate(groups)
     chance = [jensen_shannon(np.split(rng.permutation(pool), sizes), test.num_codes) for _ in range(_SHUFFLES)]
     raw = jensen_shannon(groups, test.num_codes) - float(np.mean(chance))
-    matched = test.codes[matched_pairs(test, bodies)]  # [a, B, L]
+    matched = test.codes[matched_pairs(test, bodies, within_m=within_m)]  # [a, B, L]
     if len(matched) < _LEAST_ANCHORS:
         return Divergence(raw=raw, matched=math.nan)
     # Within rows, that is among equal motions, the body must not matter.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -26,10 +27,10 @@ from cyclemimic.evaluate.counterfactual import (
     with_counterfactuals,
 )
 from cyclemimic.evaluate.inspect import inspect_tokenizer
-from cyclemimic.evaluate.judge import Judge, fit_judge, report_on
+from cyclemimic.evaluate.judge import Judge, JudgeConfig, fit_judge, report_on
 from cyclemimic.evaluate.leak import ReaderConfig
 from cyclemimic.evaluate.models import label_pairs
-from cyclemimic.evaluate.moments import TruePairs, true_pairs
+from cyclemimic.evaluate.moments import TruePairs
 from cyclemimic.evaluate.open_loop import OpenLoop, open_loop
 from cyclemimic.evaluate.pages import QUALITY_COLUMNS, this_machine
 from cyclemimic.evaluate.quality import Quality, measure_quality
@@ -51,6 +52,8 @@ from cyclemimic.policy.network import read_spec
 from cyclemimic.policy.policy import LatentActionPolicy
 from cyclemimic.recipes.cards import renew_card
 from cyclemimic.recipes.footage import HELD_OUT, SPLIT_SEED, cached, chosen, gap_for, open_source
+from cyclemimic.recipes.known_motion import known_motion as known_motion
+from cyclemimic.recipes.known_motion import refuse_untold, source_key
 from cyclemimic.recipes.stations import WORLDS, make_world
 from cyclemimic.store.atomic import read_json, sha256_json, write_json
 from cyclemimic.store.frame_cache import FrameCache
@@ -63,29 +66,17 @@ from cyclemimic.worlds.arms import ArmsWorld
 CHOICE = "choice.json"
 SUITES: dict[str, Callable[[], Suite]] = {"arms": ArmsSuite}
 
+# Figures that the judge reads, void where it is refused.
+JUDGED = (
+    "transfer_cosine",
+    "transfer_r2",
+    "transfer_cosine_same",
+    "transfer_cosine_unseen",
+    "counterfactual_feature_score",
+)
+
 Show = Literal["as it is", "swapped", "black"]
 Split = Literal["held-out", "validation", "test"]
-
-
-def known_motion(source: FilmSource, cache: FrameCache, gap_s: Gap) -> tuple[TruePairs, TruePairs, TruePairs]:
-    """Pairs with their true displacement, of training, validation and test clips: for measurements only."""
-    positions = {}
-    for clip in source.clips():
-        _, state = source.actions_of(clip)
-        if state is None:
-            raise InputError(source.name, expected="proprioception", got="none", remedy="Film with actions.")
-        positions[clip.name] = state[:, :3]
-    sides = split_clips(cache.clips, HELD_OUT, SPLIT_SEED)
-    counts = {"training": len(sides.train), "validation": len(sides.val), "test": len(sides.test)}
-    if not all(counts.values()):
-        got = ", ".join(f"{count} for {side}" for side, count in counts.items())
-        expected, remedy = "clips for training, validation and test", "Film more episodes; names decide the side."
-        raise InputError(source.name, expected=expected, got=got, remedy=remedy)
-    train_side, val_side, test_side = (
-        true_pairs(cache.subset(side), positions, gap_s=gap_s, limit=limit, seed=SPLIT_SEED)
-        for side, limit in ((sides.train, 6000), (sides.val, 2000), (sides.test, 2000))
-    )
-    return train_side, val_side, test_side
 
 
 def run_quality(
@@ -101,35 +92,41 @@ def run_quality(
 ) -> QualityRecord:
     """Judge a tokenizer's latent actions on clips that it never saw, and write `quality.json` to `out`.
 
-    Of a film of another split of a world, such as arms-distractor, it is `quality-WORLD.json`.
+    Of a film of another split of a world, such as arms-distractor, it is `quality-WORLD.json`; of any other source,
+    whose episodes must say by a state or by actions how they moved, `quality-SOURCE.json`. Only films have
+    counterfactuals.
 
     Args:
         run: the tokenizer.
-        source_text: film:PATH.
-        judge_folder: where the judge and the counterfactuals lie, or will; every tokenizer shares them.
+        source_text: film:PATH, or another source with a state or actions of named axes.
+        judge_folder: where the judge and the counterfactuals lie, or will; every tokenizer shares them. The judge of a
+            source that is no film lies in a folder of its own within.
         out: folder of the record.
         cache_root: folder of decoded frames.
         side: test, or validation for choices.
         controls: whether controls are measured beside it.
         readers: how the readers of the leak are trained.
+
+    Raises:
+        InputError: the source does not say how its clips moved.
     """
     source = open_source(source_text)
-    if not isinstance(source, FilmSource):
-        raise InputError(
-            "--source",
-            expected="film:PATH with true motion",
-            got=source_text,
-            remedy="Name what `film` wrote.",
-        )
+    refuse_untold(source)
     tokenizer = LatentActionTokenizer.load(run)
     facts = tokenizer_facts(run)
     cache = cached(source, tokenizer.config.size_px, cache_root)
     gap_s = gap_for(cache, facts["gap_s"])
     training, validation, test = known_motion(source, cache, gap_s)
-    judge = fitted_judge(judge_folder, training, validation)
+    film, key = source if isinstance(source, FilmSource) else None, source_key(source)
+    judge = fitted_judge(judge_folder if film else judge_folder / key, training, validation)
     held_out = test if side == "test" else validation
-    seen = facts["bodies"]
-    futures = counterfactuals(source, cache, held_out, judge_folder, gap_s=gap_s, bodies=seen, side=side)
+    seen, foreign = list(facts["bodies"]), tuple[str, ...]()
+    if not set(seen) & set(training.bodies):
+        foreign = training.bodies  # of a source that was not trained on at all, probes are fitted on its own clips
+        seen = list(foreign)
+    futures = None
+    if film is not None:
+        futures = counterfactuals(film, cache, held_out, judge_folder, gap_s=gap_s, bodies=seen, side=side)
     quality = measure_quality(
         tokenizer,
         training,
@@ -160,11 +157,14 @@ def run_quality(
         quality=quality,
         references=with_counterfactuals(references, score),
         judge=judge.report,
-        source=source.world_name,
+        source=key,
         controls=beside,
+        motion=training.motion,
+        filmed=film is not None,
+        foreign=foreign,
     )
-    plain = source.world_name.removeprefix("arms-") == source.world_name
-    save_quality(out / ("quality.json" if plain else f"quality-{source.world_name}.json"), record)
+    plain = film is not None and key.removeprefix("arms-") == key
+    save_quality(out / ("quality.json" if plain else f"quality-{key}.json"), record)
     renew_card(run, out)
     return record
 
@@ -211,18 +211,36 @@ def counterfactuals(
 def quality_text(record: QualityRecord) -> str:
     """A tokenizer's numbers, a line each, beside the controls; verdicts; and whether the judge may be believed."""
     rows = [record.quality.row(), *(found.row() for found in record.controls.values())]
-    lines = [f"{'on ' + record.source:16}" + "".join(f" {name:>15}" for name in record.controls)] * bool(
-        record.controls
-    )
+    lines = [*_motion_lines(record)] * (not record.filmed)
+    if record.controls or not record.filmed:
+        lines.append(f"{'on ' + record.source:16}" + "".join(f" {name:>15}" for name in record.controls))
+    void = record.judge.refused and not record.filmed
     for key, text in QUALITY_COLUMNS.items():
         first, *others = (figure(row[key]) for row in rows)
+        first = "refused" if void and key in JUDGED else first
         lines.append((f"{text:16} {first}" + " " * (15 - len(first)) + " ".join(f"{o:>15}" for o in others)).rstrip())
     for name, score in record.references.row().items():
-        cosine, psnr = figure(score["transfer_cosine"]), figure(score["counterfactual_psnr_db"])
+        cosine = "refused" if void else figure(score["transfer_cosine"])
+        psnr = figure(score["counterfactual_psnr_db"])
         lines.append(f"transfer cos {cosine}, counterfactual {psnr} dB of the control {name.replace('_', ' ')}")
     lines += verdict_lines(verdicts_on(record.quality.row()))
     reason = record.judge.reason
     return "\n".join([*lines, f"the judge is refused: {reason}" if reason else "the judge is believed"])
+
+
+def _motion_lines(record: QualityRecord) -> list[str]:
+    """What true motion is here, how far the judge reads each axis of it, and who was never seen."""
+    motion, judge = record.motion, record.judge
+    axes = ", ".join(f"{name} {figure(r2)}" for name, r2 in zip(motion.axes, judge.r2_axes, strict=True))
+    lines = [
+        *textwrap.wrap(f"motion: {motion.said}", 110, subsequent_indent="  "),
+        f"axes {', '.join(motion.axes)} [{motion.unit}]; alike within {motion.within:g}, moving from {motion.moving:g}",
+        f"the judge's R2 on validation clips: {figure(judge.r2)}; {axes}",
+    ]
+    if record.foreign:
+        said = f"never seen in training: {', '.join(record.foreign)}; probes are fitted on their own training clips"
+        lines += textwrap.wrap(said, 110, subsequent_indent="  ")
+    return lines
 
 
 def rollout_text(result: RolloutResult) -> str:
@@ -240,7 +258,8 @@ def fitted_judge(folder: Path, training: TruePairs, held_out: TruePairs) -> Judg
         InputError: it reads pictures of another size.
     """
     if not (folder / "judge.json").exists():
-        judge = fit_judge(training, held_out, seed=SPLIT_SEED)
+        config = JudgeConfig(moving_cm=100 * training.motion.moving)
+        judge = fit_judge(training, held_out, seed=SPLIT_SEED, config=config)
         judge.save(folder)
         return judge
     judge = Judge.load(folder)

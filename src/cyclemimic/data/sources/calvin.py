@@ -123,6 +123,7 @@ class CalvinSource:
             actions=ACTIONS.numbers(told, where)[:-1],  # the last one leads to no frame of this clip
             proprioception=STATE.numbers(told, where),
             action_space=ACTIONS.space(EMBODIMENT, RATE_HZ),
+            proprioception_axes=STATE.axes,
             camera="front",
             extra_frames={name: pictures[key] for name, key in _CAMERAS.items() if key in wanted[1:]},
         )

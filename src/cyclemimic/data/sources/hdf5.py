@@ -13,6 +13,7 @@ from typing import Any
 
 from cyclemimic.data.apart import Answer, reader
 from cyclemimic.data.oxe import OSC_POSE
+from cyclemimic.data.sources.hdf5_demos import state_layout
 from cyclemimic.data.sources.places import Options, Place, one_of, path_and_options
 from cyclemimic.data.sources.remote import at_hand
 from cyclemimic.data.video import MAX_CLIP_BYTES, natural_key
@@ -25,6 +26,7 @@ CHILD = "cyclemimic.data.sources.hdf5_demos"
 MEMORY_BYTES = 2 * MAX_CLIP_BYTES + (1 << 30)  # pictures as they lie in the file and turned upright, and the child
 PATIENCE_S, SLOWEST_BYTES_S = 30.0, 4e6  # how long one reading may take: some seconds, and the file at this rate
 _UNKNOWN_HZ = 20.0  # of a file that cannot be read
+_STATE_AXES = tuple(axis for part in state_layout("place", "turn", "fingers").parts for axis in part.axes)
 _DAMAGED = "The file is cut short or damaged; download it again."
 
 
@@ -102,6 +104,7 @@ class Hdf5Source:
             frames=main,
             actions=actions,
             proprioception=numbers.get("proprioception"),
+            proprioception_axes=_STATE_AXES if "proprioception" in numbers else (),
             action_space=None if actions is None else OSC_POSE.space(demo.info.embodiment, demo.info.fps),
             camera=cameras[0],
             extra_frames=dict(zip(cameras[1:], extra, strict=True)),

@@ -183,17 +183,22 @@ class _Demos:
         arrays = {name: _rows(self._array(observed, name, where), where, f"obs/{name}", None) for name in names}
         if "quat" in turn:
             arrays[turn] = _axis_angles(_rows(arrays[turn], where, f"obs/{turn}", 4))
-        layout = Layout(
-            parts=(
-                Columns(feature=place, axes=position(2.0, "absolute")),
-                Columns(feature=turn, axes=axis_angle(3.2, "absolute")),
-                Gripper(feature=fingers, closed=0.0, opened=_FINGER_M),
-            )
-        )
+        layout = state_layout(place, turn, fingers)
         if len({len(a) for a in arrays.values()}) > 1:
             got = str({name: len(a) for name, a in arrays.items()})
             raise InputError(f"{where}, group obs", expected="as many rows in each field", got=got, remedy=_DAMAGED)
         return layout.numbers(arrays, where)
+
+
+def state_layout(place: str, turn: str, fingers: str) -> Layout:
+    """The parts of proprioception, by the names that their fields have in a file."""
+    return Layout(
+        parts=(
+            Columns(feature=place, axes=position(2.0, "absolute")),
+            Columns(feature=turn, axes=axis_angle(3.2, "absolute")),
+            Gripper(feature=fingers, closed=0.0, opened=_FINGER_M),
+        )
+    )
 
 
 def _facts(data: Any, stem: str) -> _Facts:

@@ -6,6 +6,7 @@ Letters in shapes: T frames of an episode, H W picture, A action axes, P proprio
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -106,6 +107,7 @@ class LeRobotSource:
             actions=None if actions is None else actions[:-1],
             proprioception=self._numbers(table, entry, STATE, self._state_scales),
             action_space=None if actions is None else self.action_space,
+            proprioception_axes=self._state_axes,
             camera=self._main,
             extra_frames=frames,
         )
@@ -131,6 +133,16 @@ class LeRobotSource:
         content = {file: size_and_edges_of(self.path / file) for file in sorted(files)}
         clips = [asdict(clip) for clip in self._clips]
         return sha256_json({"clips": clips, "camera": self._main, "content": content})
+
+    @cached_property
+    def _state_axes(self) -> tuple[Axis, ...]:
+        """Of the state; none where its units are not known."""
+        if not self._state_scales or not all(scale.unit for scale in self._state_scales):
+            return ()
+        return tuple(
+            Axis(name=short_name(name), unit=scale.unit, low=-math.inf, high=math.inf)
+            for name, scale in zip(self._axes(STATE), self._state_scales, strict=True)
+        )
 
     @cached_property
     def _entries(self) -> dict[str, EpisodeEntry]:

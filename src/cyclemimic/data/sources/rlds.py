@@ -134,6 +134,7 @@ class RldsSource:
             actions=None if actions is None else actions[skip:-1],
             proprioception=None if state is None else state[skip:],
             action_space=space,
+            proprioception_axes=() if convention.state is None else convention.state.axes,
             camera=main,
             extra_frames={name: cameras[name] for name in others},
         )
