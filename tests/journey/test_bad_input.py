@@ -57,6 +57,12 @@ def tokenizer_words(source, run, cache):
     return ("tokenizer", "--source", source, "--run", run, *RECIPE, "--cache", cache)
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """What a command writes where nobody said so, such as runs/check, does not land among the sources."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.mark.parametrize("kind", ["absent", "empty", "file", "no videos"])
 def test_a_folder_without_videos(refused, tmp_path, kind):
     folder = tmp_path / "videos"

@@ -58,7 +58,7 @@ def test_film_in_the_drawn_world_without_actions(filmed, tmp_path):
 
 
 def test_data_check(filmed):
-    said = filmed.run("data", "check", filmed.video)
+    said = filmed.run("data", "check", filmed.video, "--report", filmed / "check.html")
     assert "0 of no use" in said and all(f"{body}: " in said for body in BODIES)
     assert re.search(r"20 clips, 20 with a sentence", said)
 
