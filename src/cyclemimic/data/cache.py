@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from cyclemimic.data.parts import read_shrunk
+from cyclemimic.data.screen import COLOURS
 from cyclemimic.embodiment.resize import Fit, resampler_name, resize_square
 from cyclemimic.errors import InputError
 from cyclemimic.store.atomic import alone_in, sha256_json
@@ -74,11 +76,14 @@ def build_cache(
     folder = Path(folder)
     clips = source.clips()
     _refuse_same_names(source, [c.name for c in clips])
-    resampler = f"{resampler_name(fit)}; at least {min_frames} frames"
+    resampler = f"{resampler_name(fit)}; at least {min_frames} frames; {COLOURS}"
     recipe = CacheRecipe(source_hash=source_hash(source), size_px=size_px, resampler=resampler)
     # Looked at before the lock is taken: many processes may read a whole cache at once.
     if (whole := _whole_cache(folder, recipe)) is not None:
         say(f"{folder} is up to date: {len(whole)} clips, {len(whole.frames)} frames.")
+        if whole.skipped:
+            some = ", ".join(s.name for s in whole.skipped[:5]) + " ..." * (len(whole.skipped) > 5)
+            say(f"skipped {len(whole.skipped)} clips that are of no use, as when they were decoded: {some}")
         return CacheReport(built=0, reused=len(whole), skipped=whole.skipped)
     with alone_in(folder), FrameCacheWriter(folder, recipe) as writer:
         reused = writer.num_clips
@@ -102,12 +107,12 @@ def build_cache(
 def _add(source: Source, clip: ClipInfo, writer: FrameCacheWriter, fit: Fit, min_frames: int) -> str | None:
     """Decode and write one clip; returns why it was skipped."""
     try:
-        episode = source.read(clip)
+        episode = read_shrunk(source, clip, lambda frames: resize_square(frames, writer.recipe.size_px, fit))
     except InputError as error:
         reason = str(error)
     else:
         if len(episode.frames) >= min_frames:
-            frames = resize_square(episode.frames, writer.recipe.size_px, fit)
+            frames = episode.frames
             writer.add(replace(episode.info, name=clip.name, num_frames=len(frames)), frames)
             return None
         reason = f"{len(episode.frames)} frames, fewer than {min_frames}"

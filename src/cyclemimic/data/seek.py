@@ -13,10 +13,11 @@ from typing import Protocol, cast, runtime_checkable
 
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
 
 from cyclemimic.data.cache import source_hash
-from cyclemimic.data.video import clock, refuse_absent, shown_frames, unreadable, upright, video_stream
+from cyclemimic.data.parts import Cutting, Part, parts_of
+from cyclemimic.data.screen import COLOURS, Screen
+from cyclemimic.data.video import clock, open_container, refuse_absent, shown_frames, unreadable, video_stream
 from cyclemimic.embodiment.resize import Fit, resampler_name, resize_square
 from cyclemimic.errors import InputError
 from cyclemimic.store.atomic import sha256_json
@@ -83,7 +84,7 @@ def index_video(path: Path | str, *, fps: float | None = None) -> VideoIndex:
     if path.is_dir():
         raise InputError(path, expected="a video file", got="a folder of pictures", remedy=_THE_CACHE)
     try:
-        with av.open(str(path)) as container:
+        with open_container(path) as container:
             stream = video_stream(container, path)
             base, average, number = stream.time_base, stream.average_rate, stream.index
             height, width = stream.height, stream.width
@@ -112,6 +113,11 @@ def index_video(path: Path | str, *, fps: float | None = None) -> VideoIndex:
         height_px=height,
         width_px=width,
     )
+
+
+def parts_of_video(whole: str, index: VideoIndex) -> tuple[Part, ...]:
+    """The parts of an indexed file that is the clip `whole`; none where it may stay one."""
+    return parts_of(whole, len(index.shown), index.fps, index.height_px, index.width_px)
 
 
 def episode_row(source: Filed, name: str) -> EpisodeRow:
@@ -191,9 +197,12 @@ class OpenVideo:
 
     def __init__(self, index: VideoIndex) -> None:
         self.index = index
-        self._container = av.open(str(index.path))
+        try:
+            self._container = open_container(index.path)
+        except (av.FFmpegError, UnicodeError) as error:  # it vanished since it was indexed
+            raise unreadable(index.path, error) from None
         self._stream = video_stream(self._container, index.path)
-        self._reformatter = VideoReformatter()
+        self.screen = Screen(index.path)
         self._decoded: Iterator[av.VideoFrame] = self._container.decode(self._stream)
         self._at = -1  # the frame that was decoded last
         self._frame: av.VideoFrame | None = None
@@ -205,9 +214,7 @@ class OpenVideo:
         if self._picture is None or self._picture[0] != number:
             self._go_to(number)
             assert self._frame is not None
-            # One converter for all frames: a fresh one each costs as much as the conversion.
-            rgb = self._reformatter.reformat(self._frame, format="rgb24").to_ndarray()
-            self._picture = (number, upright(cast(UInt8, rgb), self._frame)[0])
+            self._picture = (number, self.screen.show(self._frame))
         return self._picture[1]
 
     def close(self) -> None:
@@ -309,6 +316,7 @@ def open_videos(
     """
     if not isinstance(source, Filed):
         raise InputError(source.name, expected="a source that names its clips' files", got="none", remedy=_THE_CACHE)
+    cuts_long = isinstance(source, Cutting) and source.cuts_long
     infos: list[ClipInfo] = []
     indices: list[VideoIndex] = []
     skipped: list[SkippedClip] = []
@@ -317,7 +325,7 @@ def open_videos(
             reason = row.fault or f"{row.frames} frames, fewer than {min_frames}"
             skipped.append(SkippedClip(name=row.uri, reason=reason))
             continue
-        info = ClipInfo(
+        whole = ClipInfo(
             name=row.uri,
             embodiment=row.embodiment,
             fps=row.fps,
@@ -325,8 +333,10 @@ def open_videos(
             instruction=row.instruction,
             licence=row.licence,
         )
-        infos.append(info)
-        indices.append(video_of(source, row))
+        video = video_of(source, row)
+        parts = parts_of_video(row.uri, video) if cuts_long else ()
+        infos += [replace(whole, name=p.name, num_frames=p.stop - p.start) for p in parts] or [whole]
+        indices += [replace(video, shown=video.shown[p.start : p.stop]) for p in parts] or [video]
     if not infos:
         got = "; ".join(f"{s.name}: {s.reason}" for s in skipped[:3]) or "none"
         raise InputError(source.name, expected="a video file that can be sought in", got=got, remedy=_THE_CACHE)
@@ -337,7 +347,7 @@ def open_videos(
         frames=cast(UInt8, frames),
         size_px=size_px,
         source_hash=content,
-        resampler=f"{resampler_name(fit)}; at least {min_frames} frames; decoded when asked for",
+        resampler=f"{resampler_name(fit)}; at least {min_frames} frames; {COLOURS}; decoded when asked for",
         sha256=tuple(sha256_json([content, info.name]) for info in infos),
         skipped=tuple(skipped),
     )

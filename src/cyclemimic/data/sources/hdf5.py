@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from cyclemimic.data.layouts import Columns, Gripper, Layout, axis_angle, position
 from cyclemimic.data.oxe import OSC_POSE
+from cyclemimic.data.parts import MAX_CLIP_BYTES
 from cyclemimic.data.sources.places import Options, Place, one_of, path_and_options
-from cyclemimic.data.video import MAX_CLIP_BYTES, natural_key
+from cyclemimic.data.video import natural_key
 from cyclemimic.errors import InputError, did_you_mean
 from cyclemimic.store.atomic import sha256_json
 from cyclemimic.types import ClipInfo, Episode, Float32, UInt8
