@@ -215,6 +215,8 @@ def label(
     shard_index: int = 0,
     num_shards: int = 1,
     read: Literal["cache", "direct"] = "cache",
+    engine: Literal["plain", "ray"] = "plain",
+    workers: int = 1,
     threads: int = 1,
     device: str = "cpu",
     cache: Path = CACHE,
@@ -224,11 +226,14 @@ def label(
     Args:
         source: where the video lies, such as folder:PATH.
         tokenizer: a run of `cyclemimic tokenizer`.
-        out: folder of the label store; what is labelled already is kept.
+        out: folder of the label store; what is labelled already is kept. Stopped by SIGTERM or Ctrl-C (exit code 75),
+            the same command goes on.
         shard_index: which of `num_shards` jobs this is, from 0; the store can be read once all are done.
         num_shards: how many jobs label this source together.
         read: cache decodes the video once, direct as it is needed; jobs that start together need a finished cache, or
             direct.
+        engine: ray shares the work by Ray Data (`pip install 'cyclemimic[ray]'`), and writes the same bytes.
+        workers: ray: how many actors.
         threads: of one core each.
         device: cpu, cuda ...
         cache: folder of decoded frames.
@@ -243,6 +248,8 @@ def label(
         part=shard_index,
         num_parts=num_shards,
         read=read,
+        engine=engine,
+        workers=workers,
     )
     if missing and num_shards > 1:
         print(f"job {shard_index} of {num_shards} is done; {len(missing)} shards are left to the others")

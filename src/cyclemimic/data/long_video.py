@@ -6,6 +6,7 @@ Letters in shapes: n pictures of a chunk, T frames of a part.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -41,6 +42,10 @@ class LongVideo:
         self._stamp = stamp_of(path)
         self.index = index_video(path, fps=fps)
         self._video: OpenVideo | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process, which opens a decoder of its own."""
+        return {**self.__dict__, "_video": None}
 
     def read(self, part: Part, shrink: Shrink) -> tuple[UInt8, tuple[str, ...]]:
         """A part's frames [T, H, W, 3], shrunk chunk by chunk; and what was changed, in words.

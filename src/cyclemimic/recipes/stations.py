@@ -35,6 +35,7 @@ from cyclemimic.recipes.footage import (
 )
 from cyclemimic.recipes.objectives import univla_stages, with_backbone
 from cyclemimic.store.atomic import read_json, sha256_file, write_json
+from cyclemimic.store.frame_cache import FrameCache
 from cyclemimic.store.label_store import LabelStore, missing_shards
 from cyclemimic.tokenizer.tokenizer import CONFIG as TOKENIZER
 from cyclemimic.tokenizer.tokenizer import WEIGHTS, LatentActionTokenizer
@@ -44,6 +45,8 @@ from cyclemimic.train.labels import label_part
 from cyclemimic.train.loop import LoopConfig, train, use_threads
 from cyclemimic.train.processes import together
 from cyclemimic.train.progress import Progress
+from cyclemimic.train.ray_labels import label_with_ray
+from cyclemimic.train.signals import ended_at_once
 from cyclemimic.train.stage1_tokenizer import TokenizerTraining, tokenizer_facts, train_tokenizer
 from cyclemimic.train.stage2_pretrain import PretrainConfig, PretrainStage, pretrain_data
 from cyclemimic.train.stage3_finetune import FinetuneConfig, FinetuneStage
@@ -181,18 +184,46 @@ def run_label_part(
     part: int = 0,
     num_parts: int = 1,
     read: Literal["cache", "direct"] = "cache",
+    engine: Literal["plain", "ray"] = "plain",
+    workers: int = 1,
 ) -> tuple[int, ...]:
     """One of several jobs that label a source together; returns the shards that the store still lacks.
 
-    Jobs that start at once need a cache that is there already, or `read` direct.
+    Jobs that start at once need a cache that is there already, or `read` direct. With the engine `ray` the one job is
+    shared among `workers` actors, and the store's bytes are the same (train/ray_labels.py).
+
+    Raises:
+        InputError: Ray is to share what several jobs share already.
+        RunInterruptedError: SIGTERM or Ctrl-C; the same call goes on, and the store's bytes will be the same.
     """
+    if engine == "ray" and num_parts > 1:
+        remedy = "Name more --workers instead."
+        raise InputError("--num-shards", expected="1 with --engine ray", got=str(num_parts), remedy=remedy)
     use_threads(threads)
-    tokenizer = LatentActionTokenizer.load(tokenizer_run)
-    cache, _ = frames_of(source, tokenizer.config.size_px, cache_root, read)
-    sha256 = sha256_file(tokenizer_run / WEIGHTS)
-    gap_s, cuts = gap_for(cache, tokenizer_facts(tokenizer_run)["gap_s"]), shots(cache, cache_root)
-    label_part(tokenizer, sha256, cache, gap_s, out, cuts=cuts, device=device, part=part, num_parts=num_parts)
+    with ended_at_once("Decoded clips and labels of whole shards and sittings are kept."):
+        tokenizer = LatentActionTokenizer.load(tokenizer_run)
+        cache, _ = frames_of(source, tokenizer.config.size_px, cache_root, read)
+        sha256 = sha256_file(tokenizer_run / WEIGHTS)
+        gap_s, cuts = gap_for(cache, tokenizer_facts(tokenizer_run)["gap_s"]), shots(cache, cache_root)
+        if engine == "plain":
+            label_part(tokenizer, sha256, cache, gap_s, out, cuts=cuts, device=device, part=part, num_parts=num_parts)
+        else:
+            opened = partial(_frames_again, cache.source_hash, source, tokenizer.config.size_px, cache_root, read)
+            label_with_ray(
+                tokenizer_run.absolute(), sha256, opened, gap_s, out, cuts=cuts, device=device, workers=workers
+            )
     return missing_shards(out)
+
+
+def _frames_again(
+    content: str, source: Source, size_px: int, cache_root: Path, read: Literal["cache", "direct"]
+) -> FrameCache:
+    """What `frames_of` gave, opened by another process."""
+    cache, _ = frames_of(source, size_px, cache_root, read)
+    if cache.source_hash != content:
+        remedy = "Wait until nothing writes there, then run this again."
+        raise InputError(source.name, expected="video that stays as it is", got="other video", remedy=remedy)
+    return cache
 
 
 def run_pretrain(
