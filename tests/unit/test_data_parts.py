@@ -143,7 +143,22 @@ def test_uneven_times_are_cut_by_the_clock(tmp_path):
     np.testing.assert_array_equal(found, whole)
 
 
-def test_a_damaged_stretch_and_a_changed_file_cost_their_parts(folder, tmp_path):
+def test_a_long_video_that_is_cut_short_keeps_what_is_there_and_says_so(tmp_path):
+    with av.open(str(tmp_path / "a.mp4"), "w", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt, stream.options = 24, 16, "yuv444p", {"bf": "0", "crf": "6"}
+        for picture in long_film():
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    content = (tmp_path / "a.mp4").read_bytes()
+    (tmp_path / "a.mp4").write_bytes(content[: int(len(content) * 0.8)])
+    report = check_clips(FolderSource(tmp_path))
+    usable = report.usable
+    assert 2 <= len(usable) <= 3 and [c.info.num_frames for c in usable[:2]] == [600, 600]
+    assert all("cut short" in c.remarks[0] and "of 2150 frames" in c.remarks[0] for c in usable)
+
+
+def test_a_file_that_changed_since_it_was_listed_costs_its_parts(folder, tmp_path):
     content = bytearray((folder / "arm/long.mp4").read_bytes())
     (tmp_path / "long.mp4").write_bytes(content)
     source = FolderSource(tmp_path)
