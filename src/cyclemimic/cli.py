@@ -246,6 +246,8 @@ def label(
     num_shards: int = 1,
     read: Literal["cache", "direct"] = "cache",
     features: Literal["auto", "compute", "cache", "cache-int8"] = "auto",
+    engine: Literal["plain", "ray"] = "plain",
+    workers: int = 1,
     threads: int = 1,
     device: str = "cpu",
     cache: Path = CACHE,
@@ -255,6 +257,7 @@ def label(
     Args:
         source: where the video lies, such as folder:PATH, or a mixture as `tokenizer` takes it.
         out: folder of the label store, or of one for each source of a mixture; what is labelled already is kept.
+            Stopped by SIGTERM or Ctrl-C (exit code 75), the same command goes on.
         tokenizer: a run of `cyclemimic tokenizer`.
         true_motion: instead of a tokenizer, for film:PATH: perfect codes of the hand's true motion. Folder of their
             codebook, fitted on first use.
@@ -266,6 +269,8 @@ def label(
             direct.
         features: of a frozen backbone: auto reads what training kept on disk where it is there, and else computes;
             compute, cache and cache-int8 as `cyclemimic tokenizer` has them.
+        engine: ray shares the work by Ray Data (`pip install 'cyclemimic[ray]'`), and writes the same bytes.
+        workers: ray: how many actors.
         threads: of one core each.
         device: cpu, cuda ...
         cache: folder of decoded frames.
@@ -296,6 +301,8 @@ def label(
         read=read,
         features=features,
         bodies=bodies,
+        engine=engine,
+        workers=workers,
     )
     if missing and num_shards > 1:
         print(f"job {shard_index} of {num_shards} is done; {len(missing)} shards are left to the others")

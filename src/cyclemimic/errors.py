@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_SPELT_OUT = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
+
 
 class InputError(ValueError):
     """A mistake in what the user gave us. The command line prints it as one message, without a traceback.
@@ -18,7 +20,9 @@ class InputError(ValueError):
 
     def __init__(self, where: object, *, expected: str, got: str, remedy: str) -> None:
         self.where, self.expected, self.got, self.remedy = str(where), expected, got, remedy
-        super().__init__(f"{where}: expected {expected}, got {got}. {remedy}")
+        # One line, whatever a file is called: who lists thousands of them counts lines.
+        place, found = (text.translate(_SPELT_OUT) for text in (self.where, got))
+        super().__init__(f"{place}: expected {expected}, got {found}. {remedy}")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from cyclemimic.data.parts import read_shrunk
+from cyclemimic.data.screen import COLOURS
 from cyclemimic.embodiment.resize import Fit, resampler_name, resize_square
 from cyclemimic.errors import InputError
 from cyclemimic.store.atomic import alone_in, sha256_json
@@ -82,12 +84,15 @@ def build_cache(
             if whole is None:
                 return _build(source, clips, folder, recipe, fit, min_frames, say)
     say(f"{folder} is up to date: {len(whole)} clips, {len(whole.frames)} frames.")
+    if whole.skipped:
+        some = ", ".join(s.name for s in whole.skipped[:5]) + " ..." * (len(whole.skipped) > 5)
+        say(f"skipped {len(whole.skipped)} clips that are of no use, as when they were decoded: {some}")
     return CacheReport(built=0, reused=len(whole), skipped=whole.skipped)
 
 
 def _recipe(source: Source, size_px: int, fit: Fit, min_frames: int) -> CacheRecipe:
     """What decides a cache's content."""
-    resampler = f"{resampler_name(fit)}; at least {min_frames} frames"
+    resampler = f"{resampler_name(fit)}; at least {min_frames} frames; {COLOURS}"
     return CacheRecipe(source_hash=source_hash(source), size_px=size_px, resampler=resampler)
 
 
@@ -123,12 +128,12 @@ def _build(
 def _add(source: Source, clip: ClipInfo, writer: FrameCacheWriter, fit: Fit, min_frames: int) -> str | None:
     """Decode and write one clip; returns why it was skipped."""
     try:
-        episode = source.read(clip)
+        episode = read_shrunk(source, clip, lambda frames: resize_square(frames, writer.recipe.size_px, fit))
     except InputError as error:
         reason = str(error)
     else:
         if len(episode.frames) >= min_frames:
-            frames = resize_square(episode.frames, writer.recipe.size_px, fit)
+            frames = episode.frames
             writer.add(replace(episode.info, name=clip.name, num_frames=len(frames)), frames)
             return None
         reason = f"{len(episode.frames)} frames, fewer than {min_frames}"

@@ -190,11 +190,11 @@ class PairLoader:
         nth = np.searchsorted(self._before, place, side="right") - 1
         return self.take(self._runs.start[self._by_group[nth]] + (place - self._before[nth]))
 
-    def all_pairs(self, batch_size: int, *, shard: int = 0, num_shards: int = 1) -> Iterator[PairArrays]:
+    def all_pairs(self, batch_size: int, *, shard: int = 0, num_shards: int = 1, skip: int = 0) -> Iterator[PairArrays]:
         """Every pair once, clip after clip, ascending in time; the last batch may be smaller.
 
         With `num_shards`, clips are dealt into that many contiguous runs and only run `shard` is given: a
-        clip never straddles two shards, and a run may be empty.
+        clip never straddles two shards, and a run may be empty. The first `skip` batches are left out, unread.
         """
         if not (batch_size > 0 and 0 <= shard < num_shards):
             got = f"batch_size {batch_size}, shard {shard} of {num_shards}"
@@ -203,7 +203,7 @@ class PairLoader:
         mine = np.array_split(used, num_shards)[shard]
         if len(mine):
             start, stop = self._runs.start[np.searchsorted(self._runs.clip, [mine[0], mine[-1] + 1])]
-            for i in range(int(start), int(stop), batch_size):
+            for i in range(int(start) + skip * batch_size, int(stop), batch_size):
                 yield self.take(np.arange(i, min(i + batch_size, int(stop))))
 
     def take(self, pairs: NDArray[np.integer]) -> PairArrays:

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from cyclemimic.data.video import MAX_CLIP_BYTES
+from cyclemimic.data.parts import MAX_CLIP_BYTES
+from cyclemimic.data.video import rgb_of
 from cyclemimic.errors import InputError
 from cyclemimic.types import UInt8
 
@@ -41,7 +42,7 @@ def decode_pictures(contents: Sequence[bytes | memoryview], where: object) -> UI
                     expected, got = f"pictures of {frames.shape[1:3]} px", f"{(height, width)}"
                     remedy = "One episode has pictures of one size; drop this one."
                     raise InputError(place, expected=expected, got=got, remedy=remedy)
-                frames[step] = np.asarray(image.convert("RGB"))
+                frames[step] = rgb_of(image)
         except InputError:
             raise
         except _UNREADABLE as error:

@@ -14,7 +14,9 @@ import av
 import numpy as np
 
 from cyclemimic.data.cache import source_hash
-from cyclemimic.data.video import Colours, clock, refuse_absent, shown_frames, unreadable, upright, video_stream
+from cyclemimic.data.parts import LONG_S, Cutting, Part, parts_of
+from cyclemimic.data.screen import COLOURS, Screen
+from cyclemimic.data.video import clock, open_container, refuse_absent, shown_frames, unreadable, video_stream
 from cyclemimic.embodiment.resize import Fit, resampler_name, resize_square
 from cyclemimic.errors import InputError
 from cyclemimic.store.atomic import sha256_json
@@ -82,7 +84,7 @@ def index_video(path: Path | str, *, fps: float | None = None) -> VideoIndex:
     if path.is_dir():
         raise InputError(path, expected="a video file", got="a folder of pictures", remedy=_THE_CACHE)
     try:
-        with av.open(str(path)) as container:
+        with open_container(path) as container:
             stream = video_stream(container, path)
             base, average, number = stream.time_base, stream.average_rate, stream.index
             height, width = stream.height, stream.width
@@ -111,6 +113,11 @@ def index_video(path: Path | str, *, fps: float | None = None) -> VideoIndex:
         height_px=height,
         width_px=width,
     )
+
+
+def parts_of_video(whole: str, index: VideoIndex) -> tuple[Part, ...]:
+    """The parts of an indexed file that is the clip `whole`; none where it may stay one."""
+    return parts_of(whole, len(index.shown), index.fps, index.height_px, index.width_px)
 
 
 def episode_row(source: Filed, name: str) -> EpisodeRow:
@@ -190,9 +197,12 @@ class OpenVideo:
 
     def __init__(self, index: VideoIndex) -> None:
         self.index = index
-        self._container = av.open(str(index.path))
+        try:
+            self._container = open_container(index.path)
+        except (av.FFmpegError, UnicodeError) as error:  # it vanished since it was indexed
+            raise unreadable(index.path, error) from None
         self._stream = video_stream(self._container, index.path)
-        self._colours = Colours()
+        self.screen = Screen(index.path)
         self._decoded: Iterator[av.VideoFrame] = self._container.decode(self._stream)
         self._at = -1  # the frame that was decoded last
         self._frame: av.VideoFrame | None = None
@@ -204,7 +214,7 @@ class OpenVideo:
         if self._picture is None or self._picture[0] != number:
             self._go_to(number)
             assert self._frame is not None
-            self._picture = (number, upright(self._colours.of(self._frame), self._frame)[0])
+            self._picture = (number, self.screen.show(self._frame))
         return self._picture[1]
 
     def close(self) -> None:
@@ -373,16 +383,13 @@ def open_videos(
     """
     if not isinstance(source, Filed):
         raise InputError(source.name, expected="a source that names its clips' files", got="none", remedy=_THE_CACHE)
-    if index is None:
-        rows = [episode_row(source, name) for name in source.names()]
-        usable = [row for row in rows if row.frames >= min_frames]
-        clips: Sequence[ClipInfo] = tuple(_clip_of(row) for row in usable)
-        indices: Sequence[VideoIndex] = tuple(video_of(source, row) for row in usable)
-        skipped = tuple(_skipped(row, min_frames) for row in rows if row.frames < min_frames)
-    else:
+    if index is not None and not _has_long(source, index):
         good = index.frames >= min_frames
-        clips, indices = IndexedClips(index, np.flatnonzero(good)), IndexedVideos(source, index, np.flatnonzero(good))
+        clips: Sequence[ClipInfo] = IndexedClips(index, np.flatnonzero(good))
+        indices: Sequence[VideoIndex] = IndexedVideos(source, index, np.flatnonzero(good))
         skipped = tuple(_skipped(index.row(i), min_frames) for i in np.flatnonzero(~good).tolist())
+    else:
+        clips, indices, skipped = _one_by_one(source, index, min_frames)
     if not len(clips):
         got = "; ".join(f"{s.name}: {s.reason}" for s in skipped[:3]) or "none"
         raise InputError(source.name, expected="a video file that can be sought in", got=got, remedy=_THE_CACHE)
@@ -393,10 +400,36 @@ def open_videos(
         frames=cast(UInt8, frames),
         size_px=size_px,
         source_hash=content,
-        resampler=f"{resampler_name(fit)}; at least {min_frames} frames; decoded when asked for",
+        resampler=f"{resampler_name(fit)}; at least {min_frames} frames; {COLOURS}; decoded when asked for",
         sha256=_Hashes(content, clips, np.arange(len(clips))),
         skipped=skipped,
     )
+
+
+def _has_long(source: Filed, index: EpisodeIndex) -> bool:
+    """Whether a clip may have to be listed in parts; where none has, a million rows stay arrays."""
+    if not (isinstance(source, Cutting) and source.cuts_long):
+        return False
+    return bool((index.frames > LONG_S * index.fps).any())
+
+
+def _one_by_one(
+    source: Filed, index: EpisodeIndex | None, min_frames: int
+) -> tuple[list[ClipInfo], list[VideoIndex], tuple[SkippedClip, ...]]:
+    """Every clip looked at, long ones in parts."""
+    cuts_long = isinstance(source, Cutting) and source.cuts_long
+    infos: list[ClipInfo] = []
+    indices: list[VideoIndex] = []
+    skipped: list[SkippedClip] = []
+    for row in (episode_row(source, name) for name in source.names()) if index is None else index.rows():
+        if row.frames < min_frames:
+            skipped.append(_skipped(row, min_frames))
+            continue
+        whole, video = _clip_of(row), video_of(source, row)
+        parts = parts_of_video(row.uri, video) if cuts_long else ()
+        infos += [replace(whole, name=p.name, num_frames=p.stop - p.start) for p in parts] or [whole]
+        indices += [replace(video, shown=video.shown[p.start : p.stop]) for p in parts] or [video]
+    return infos, indices, tuple(skipped)
 
 
 def _clip_of(row: EpisodeRow) -> ClipInfo:

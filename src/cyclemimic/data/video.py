@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import math
+import os
 import re
+import stat
 import struct
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import IO, ClassVar, cast
+from typing import IO
 
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from cyclemimic.data.parts import MAX_CLIP_BYTES
+from cyclemimic.data.screen import Screen, on_black
 from cyclemimic.errors import InputError
 from cyclemimic.store.atomic import write_atomically
 from cyclemimic.types import Int64, UInt8, check_picture
@@ -24,7 +28,9 @@ from cyclemimic.types import Int64, UInt8, check_picture
 VIDEO_EXTENSIONS = (".mp4", ".webm", ".avi", ".gif", ".mov", ".mkv", ".m4v")
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg")
 IMAGE_FOLDER_FPS_HZ = 10.0
-MAX_CLIP_BYTES = 8 << 30  # a clip is decoded into memory as a whole
+CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,mpegts,mpeg,mpegvideo,flv,live_flv,asf,ogg,ivf,nut,mxf,h264,hevc"
+)
 _EXIF_ORIENTATION = 0x0112
 _TRUNCATED_BELOW = 0.9  # of the frames that the header declares; edit lists may hide a few
 
@@ -101,39 +107,36 @@ def read_video(path: Path | str, *, fps: float | None = None, file: IO[bytes] | 
         memory.
     """
     path = Path(path)
-    if file is None and path.is_dir():
+    if file is None and _is_folder(path):
         return _read_image_folder(path, fps or IMAGE_FOLDER_FPS_HZ)
     if file is None:
         refuse_absent(path)
+    before = None if file is not None else stamp_of(path)
     frames: list[UInt8] = []
     times: list[float | None] = []
-    turned = False
+    screen = Screen(path)
     try:
-        with av.open(file or str(path)) as container:
+        with open_container(path, file) as container:
             stream = video_stream(container, path)
-            declared, rate = int(stream.frames), stream.average_rate
-            colours = Colours()
+            declared, rate, length_s = int(stream.frames), stream.average_rate, _length_s(container)
             for frame in container.decode(stream):
-                picture, turned = upright(colours.of(frame), frame)
-                if picture.nbytes * (len(frames) + 1) > MAX_CLIP_BYTES:
-                    raise _too_long(path, len(frames), picture)
-                frames.append(picture)
+                if frame.height * frame.width * 3 * (len(frames) + 1) > MAX_CLIP_BYTES:
+                    raise _too_long(path, len(frames), frame.height, frame.width)
+                frames.append(screen.show(frame))
                 times.append(frame.time)
     except (av.FFmpegError, UnicodeError) as error:
         raise unreadable(path, error) from None
+    if before is not None:
+        refuse_changed(path, before)
     _refuse_short(path, len(frames))
-    if len(frames) < _TRUNCATED_BELOW * declared:
-        got = f"{len(frames)} frames where the header declares {declared}"
-        remedy = "The file is cut short; download or copy it again."
-        raise InputError(path, expected="a whole video", got=got, remedy=remedy)
+    _refuse_cut(path, len(frames), declared, times[-1], length_s)
     if len({f.shape for f in frames}) > 1:
         remedy = "Encode it again at one size."
         raise InputError(path, expected="one picture size", got="several", remedy=remedy)
     times_s, found_fps = clock(times, float(rate) if rate else None)
     if fps is not None:
         times_s, found_fps = times_s * (found_fps / fps), fps
-    remarks = ("turned upright as its display matrix says",) if turned else ()
-    return DecodedVideo(frames=np.stack(frames), times_s=times_s, fps=found_fps, remarks=remarks)
+    return DecodedVideo(frames=np.stack(frames), times_s=times_s, fps=found_fps, remarks=screen.remarks)
 
 
 def probe_video(path: Path | str, *, fps: float | None = None, file: IO[bytes] | None = None) -> VideoFacts:
@@ -143,7 +146,7 @@ def probe_video(path: Path | str, *, fps: float | None = None, file: IO[bytes] |
         InputError: as `read_video`, as far as it shows without decoding.
     """
     path = Path(path)
-    if file is None and path.is_dir():
+    if file is None and _is_folder(path):
         files = image_files(path)
         _refuse_short(path, len(files))
         with _open_image(files[0]) as image:
@@ -153,7 +156,7 @@ def probe_video(path: Path | str, *, fps: float | None = None, file: IO[bytes] |
     if file is None:
         refuse_absent(path)
     try:
-        with av.open(file or str(path)) as container:
+        with open_container(path, file) as container:
             stream = video_stream(container, path)
             num_frames, average = int(stream.frames), stream.average_rate
             height, width = stream.height, stream.width
@@ -185,12 +188,12 @@ def read_moments(path: Path | str, times_s: NDArray[np.float64], *, tolerance_s:
     path = Path(path)
     refuse_absent(path)
     frames: dict[int, tuple[float, UInt8]] = {}
+    screen = Screen(path)
     try:
-        with av.open(str(path)) as container:
+        with open_container(path) as container:
             stream = video_stream(container, path)
             if times_s[0] > tolerance_s and stream.time_base:
                 container.seek(int((times_s[0] - tolerance_s) / stream.time_base), stream=stream)
-            colours = Colours()
             for frame in container.decode(stream):
                 if frame.time is None:
                     continue
@@ -200,10 +203,9 @@ def read_moments(path: Path | str, times_s: NDArray[np.float64], *, tolerance_s:
                 off_s = abs(times_s[nearest] - frame.time)
                 if off_s > tolerance_s or (nearest in frames and frames[nearest][0] <= off_s):
                     continue
-                picture, _ = upright(colours.of(frame), frame)
-                if picture.nbytes * len(times_s) > MAX_CLIP_BYTES:
-                    raise _too_long(path, len(times_s) - 1, picture)
-                frames[nearest] = (off_s, picture)
+                if frame.height * frame.width * 3 * len(times_s) > MAX_CLIP_BYTES:
+                    raise _too_long(path, len(times_s) - 1, frame.height, frame.width)
+                frames[nearest] = (off_s, screen.show(frame))
     except (av.FFmpegError, UnicodeError) as error:
         raise unreadable(path, error) from None
     absent = [i for i in range(len(times_s)) if i not in frames]
@@ -243,23 +245,6 @@ def write_video(path: Path | str, frames: UInt8, fps: float) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-class Colours:
-    """Makes frames of one video RGB: one converter for all of them, as a fresh one each costs as much as its work."""
-
-    # Where PyAV lets us choose. By itself it wakes a thread per core for every frame, which costs half as much again.
-    _one_thread: ClassVar[dict[str, int]] = (
-        {"threads": 1} if "threads" in (VideoReformatter.reformat.__doc__ or "") else {}
-    )
-
-    def __init__(self) -> None:
-        self._reformatter = VideoReformatter()
-
-    def of(self, frame: av.VideoFrame) -> UInt8:
-        """The picture [H, W, 3] as it is stored."""
-        rgb = self._reformatter.reformat(frame, format="rgb24", **self._one_thread).to_ndarray()
-        return cast(UInt8, rgb)
-
-
 def clock(times: list[float] | list[float | None], declared_hz: float | None) -> tuple[NDArray[np.float64], float]:
     """Times from 0 [s] and the usual rate [Hz]; without a usable clock the declared rate counts."""
     known = np.array([math.nan if t is None else t for t in times], np.float64)
@@ -275,21 +260,13 @@ def clock(times: list[float] | list[float | None], declared_hz: float | None) ->
     return np.arange(len(times)) / rate, rate
 
 
-def upright(picture: UInt8, frame: av.VideoFrame) -> tuple[UInt8, bool]:
-    """The picture [H, W, 3] as it is to be shown, and whether it lay otherwise.
+def open_container(path: Path, file: IO[bytes] | None = None) -> av.container.InputContainer:
+    """A file opened for decoding, whatever its extension says; `path` only names it where `file` is given.
 
-    Telephones store a sideways picture and a display matrix; mirrored ones come from front cameras.
+    Only containers are opened: a playlist or a script with a video's name would lead to other files and addresses.
     """
-    found = frame.side_data.get("DISPLAYMATRIX")
-    if found is None:
-        return picture, False
-    # x' = a x + c y, y' = b x + d y, in 16.16 fixed point; only turns by right angles are followed.
-    a, b, _, c, d = (int(n) for n in np.frombuffer(bytes(found), np.int32)[:5])
-    swapped = abs(a) < abs(b)
-    shown = picture.swapaxes(0, 1) if swapped else picture
-    right, down = (c, b) if swapped else (a, d)
-    shown = shown[:: -1 if down < 0 else 1, :: -1 if right < 0 else 1]
-    return np.ascontiguousarray(shown), swapped or right < 0 or down < 0
+    # `file:` in front, for a name may look like an address.
+    return av.open(file or f"file:{path}", container_options={"format_whitelist": CONTAINERS})
 
 
 def video_stream(container: av.container.InputContainer, path: Path) -> av.VideoStream:
@@ -315,7 +292,7 @@ def _read_image_folder(folder: Path, fps: float) -> DecodedVideo:
         with _open_image(file) as image:
             try:
                 turned = turned or image.getexif().get(_EXIF_ORIENTATION, 1) != 1
-                picture = _rgb(ImageOps.exif_transpose(image))
+                picture = rgb_of(ImageOps.exif_transpose(image))
             except (OSError, SyntaxError, ValueError, TypeError, struct.error) as error:  # damaged EXIF too
                 raise unreadable(file, error) from None
         if frames and picture.shape != frames[0].shape:
@@ -323,16 +300,19 @@ def _read_image_folder(folder: Path, fps: float) -> DecodedVideo:
             remedy = "A folder of pictures is one clip; move other pictures elsewhere."
             raise InputError(file, expected=expected, got=got, remedy=remedy)
         if picture.nbytes * (len(frames) + 1) > MAX_CLIP_BYTES:
-            raise _too_long(folder, len(frames), picture)
+            raise _too_long(folder, len(frames), *picture.shape[:2])
         frames.append(picture)
     remarks = ("turned upright as its EXIF says",) if turned else ()
     return DecodedVideo(frames=np.stack(frames), times_s=np.arange(len(frames)) / fps, fps=fps, remarks=remarks)
 
 
-def _rgb(image: Image.Image) -> UInt8:
-    if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255 instead of scaling
+def rgb_of(image: Image.Image) -> UInt8:
+    """A picture [H, W, 3]: grey is spread, what is transparent lies on black, 16 bits of grey become 8."""
+    if image.mode.startswith("I"):  # which Pillow would cut off at 255 instead of scaling
         grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
         return np.stack([grey] * 3, -1)
+    if image.has_transparency_data:
+        return on_black(np.asarray(image.convert("RGBA")))
     return np.asarray(image.convert("RGB"))
 
 
@@ -344,18 +324,70 @@ def _open_image(file: Path) -> Image.Image:
 
 
 def refuse_absent(path: Path) -> None:
-    """Raise InputError unless there is a file, or folder, with something in it."""
-    if not path.exists():
-        raise InputError(path, expected="a video", got="no such file", remedy="Check the path.")
-    if path.stat().st_size == 0:
+    """Raise InputError unless there is a file, or folder, with something in it; a pipe would be waited for forever."""
+    found = _stat_of(path)
+    kind = "a video" if found is None or not stat.S_ISDIR(found.st_mode) else "pictures"
+    if found is None:
+        raise InputError(path, expected=kind, got="no such file", remedy="Check the path, or remove the link.")
+    if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+        remedy = "Remove it, or give it a name without a video's extension."
+        raise InputError(path, expected="a file", got="a pipe, socket or device", remedy=remedy)
+    if found.st_size == 0 and stat.S_ISREG(found.st_mode):
         remedy = "Download or copy it again, or remove it."
-        raise InputError(path, expected="a video", got="an empty file", remedy=remedy)
+        raise InputError(path, expected=kind, got="an empty file", remedy=remedy)
+
+
+def _stat_of(path: Path) -> os.stat_result | None:
+    """None where there is nothing, also behind links that lead nowhere or in circles."""
+    try:
+        return path.stat()
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return None
+        raise unreadable(path, error) from None
+
+
+def _is_folder(path: Path) -> bool:
+    found = _stat_of(path)
+    return found is not None and stat.S_ISDIR(found.st_mode)
+
+
+def stamp_of(path: Path) -> tuple[int, int]:
+    """Size and time of change of a file; (-1, -1) where there is none."""
+    found = _stat_of(path)
+    return (-1, -1) if found is None else (found.st_size, found.st_mtime_ns)
+
+
+def refuse_changed(path: Path, before: tuple[int, int]) -> None:
+    """Raise InputError where a file is not what it was when reading began: its frames may be of two videos."""
+    if stamp_of(path) != before:
+        got = "one that vanished or changed while it was read"
+        remedy = "Wait until whatever writes it is done, then run this again."
+        raise InputError(path, expected="a file that stays as it is", got=got, remedy=remedy)
 
 
 def _refuse_short(path: Path, num_frames: int) -> None:
     if num_frames < 2:
         remedy = "One frame shows no motion; remove the clip."
         raise InputError(path, expected="at least 2 frames", got=str(num_frames), remedy=remedy)
+
+
+def _refuse_cut(path: Path, num_frames: int, declared: int, last_s: float | None, length_s: float | None) -> None:
+    """Raise InputError where far less came than the header promises: frames, or seconds where none are counted."""
+    got = None
+    if num_frames < _TRUNCATED_BELOW * declared:
+        got = f"{num_frames} frames where the header declares {declared}"
+    elif declared == 0 and None not in (last_s, length_s) and last_s < _TRUNCATED_BELOW * length_s - 1:  # type: ignore[operator]
+        got = f"{last_s:.1f} s where the header declares {length_s:.1f}"
+    if got is not None:
+        remedy = "The file is cut short; download or copy it again."
+        raise InputError(path, expected="a whole video", got=got, remedy=remedy)
+
+
+def _length_s(container: av.container.InputContainer) -> float | None:
+    """How long the video is [s] as its header says, where nothing else (sound, subtitles) may be what is so long."""
+    alone = len(container.streams) == 1 and container.duration
+    return container.duration / av.time_base if alone and container.duration else None
 
 
 def unreadable(path: Path, error: Exception) -> InputError:
@@ -365,10 +397,10 @@ def unreadable(path: Path, error: Exception) -> InputError:
     return InputError(path, expected="a readable video or picture", got=reason, remedy=remedy)
 
 
-def _too_long(path: Path, num_frames: int, picture: UInt8) -> InputError:
+def _too_long(path: Path, num_frames: int, height: int, width: int) -> InputError:
     return InputError(
         path,
         expected=f"a clip of at most {MAX_CLIP_BYTES >> 30} GiB once decoded",
-        got=f"more than {num_frames} frames of {picture.shape[1]} x {picture.shape[0]} px",
+        got=f"more than {num_frames} frames of {width} x {height} px",
         remedy="Cut it into parts or scale it down, for example with `ffmpeg -i IN -vf scale=-2:256 OUT`.",
     )

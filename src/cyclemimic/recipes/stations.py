@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,7 @@ from cyclemimic.recipes.footage import (
     FeatureMode,
     chosen,
     features_at_hand,
+    frames_of,
     gap_for,
     kept_features,
     loader_extras,
@@ -70,6 +71,8 @@ from cyclemimic.train.labels import label_part
 from cyclemimic.train.loop import LoopConfig, train, use_threads
 from cyclemimic.train.processes import together
 from cyclemimic.train.progress import Progress
+from cyclemimic.train.ray_labels import label_with_ray
+from cyclemimic.train.signals import ended_at_once
 from cyclemimic.train.stage1_tokenizer import TokenizerTraining, tokenizer_facts, train_tokenizer
 from cyclemimic.train.stage2_pretrain import PretrainConfig, PretrainData, PretrainStage, pretrain_data
 from cyclemimic.train.stage3_finetune import FinetuneConfig, FinetuneStage
@@ -244,54 +247,74 @@ def run_label_part(
     read: Literal["cache", "direct"] = "cache",
     features: FeatureMode | Literal["auto"] = "auto",
     bodies: Sequence[str] = (),
+    engine: Literal["plain", "ray"] = "plain",
+    workers: int = 1,
 ) -> tuple[int, ...]:
     """One of several jobs that label a source together; returns the shards that the store still lacks.
 
     Each source of a mixture gets a store of its own, OUT/NAME, which other mixtures may use; the shards that are
     lacking are then those of all. Jobs that start at once need a cache that is there already, or `read` direct.
     `features` auto takes kept ones where they are there and makes none; see `features_at_hand`. With `bodies` only
-    their clips are labelled, and pre-training sees no others.
+    their clips are labelled, and pre-training sees no others. With the engine `ray` the one job is shared among
+    `workers` actors, and the store's bytes are the same (train/ray_labels.py); they compute features anew.
+
+    Raises:
+        InputError: Ray is to share what several jobs share already, or some bodies of one source.
+        RunInterruptedError: SIGTERM or Ctrl-C; the same call goes on, and the store's bytes will be the same.
     """
+    if engine == "ray" and num_parts > 1:
+        remedy = "Name more --workers instead."
+        raise InputError("--num-shards", expected="1 with --engine ray", got=str(num_parts), remedy=remedy)
     use_threads(threads)
-    tokenizer = LatentActionTokenizer.load(tokenizer_run)
-    caches, _ = frames_of_parts(source, tokenizer.config.size_px, cache_root, read)
-    wanted = chosen("bodies", bodies, sorted({body for cache in caches for body in cache.embodiments}))
-    sha256, learnt, facts = (
-        sha256_file(tokenizer_run / WEIGHTS),
-        licences_behind(tokenizer_run),
-        tokenizer_facts(tokenizer_run),
-    )
-    missing: list[int] = []
-    for one, cache in zip(parts_of(source), caches, strict=True):
-        place = store_of(out, source, one)
-        if isinstance(source, OpenMixture):
-            print(f"label {one.name}", flush=True)
-        kept: FeatureCache | None = None
-        if features == "auto":
-            kept = features_at_hand(tokenizer, cache, cache_root, device, facts.get("features"))
-        elif features != "compute":
-            kept = kept_features(tokenizer, cache, cache_root, features, device)
-        cuts = shots(cache, cache_root)
-        if bodies:
-            keep = np.array([i for i, clip in enumerate(cache.clips) if clip.embodiment in wanted], np.int64)
-            # Kept features lie in the order of the whole cache; some of its clips are computed anew: the same codes.
-            cache, cuts, kept = cache.subset(keep), [cuts[i] for i in keep], None
-        label_part(
-            tokenizer,
-            sha256,
-            cache,
-            gap_for(cache, facts["gap_s"]),
-            place,
-            cuts=cuts,
-            device=device,
-            part=part,
-            num_parts=num_parts,
-            features=kept,
-            origin=origin_of(one.source),
-            tokenizer_licences=learnt,
-        )
-        missing += missing_shards(place)
+    if engine == "ray" and bodies:
+        remedy = "Leave the bodies away, or the engine."
+        raise InputError("--bodies", expected="all of them with --engine ray", got=", ".join(bodies), remedy=remedy)
+    with ended_at_once("Decoded clips and labels of whole shards and sittings are kept."):
+        tokenizer = LatentActionTokenizer.load(tokenizer_run)
+        caches, _ = frames_of_parts(source, tokenizer.config.size_px, cache_root, read)
+        wanted = chosen("bodies", bodies, sorted({body for cache in caches for body in cache.embodiments}))
+        facts, learnt = tokenizer_facts(tokenizer_run), licences_behind(tokenizer_run)
+        sha256 = sha256_file(tokenizer_run / WEIGHTS)
+        missing: list[int] = []
+        for one, cache in zip(parts_of(source), caches, strict=True):
+            place = store_of(out, source, one)
+            if isinstance(source, OpenMixture):
+                print(f"label {one.name}", flush=True)
+            cuts, gap_s = shots(cache, cache_root), gap_for(cache, facts["gap_s"])
+            known: dict[str, Any] = {"origin": origin_of(one.source), "tokenizer_licences": learnt}
+            if engine == "ray":
+                size_px = tokenizer.config.size_px
+                opened = partial(_frames_again, cache.source_hash, one.source, size_px, cache_root, read)
+                run = tokenizer_run.absolute()
+                label_with_ray(run, sha256, opened, gap_s, place, cuts=cuts, device=device, workers=workers, **known)
+            else:
+                kept: FeatureCache | None = None
+                if features == "auto":
+                    kept = features_at_hand(tokenizer, cache, cache_root, device, facts.get("features"))
+                elif features != "compute":
+                    kept = kept_features(tokenizer, cache, cache_root, features, device)
+                if bodies:
+                    keep = np.array([i for i, clip in enumerate(cache.clips) if clip.embodiment in wanted], np.int64)
+                    # Kept features lie in the order of the whole cache; here they are computed anew: the same codes.
+                    cache, cuts, kept = cache.subset(keep), [cuts[i] for i in keep], None
+                    gap_s = gap_for(cache, facts["gap_s"])
+                label_part(
+                    tokenizer, sha256, cache, gap_s, place,
+                    cuts=cuts, device=device, part=part, num_parts=num_parts, features=kept, **known,
+                )  # fmt: skip
+            missing += missing_shards(place)
     return tuple(missing)
+
+
+def _frames_again(
+    content: str, source: Source, size_px: int, cache_root: Path, read: Literal["cache", "direct"]
+) -> FrameCache:
+    """What `frames_of` gave, opened by another process."""
+    cache, _ = frames_of(source, size_px, cache_root, read)
+    if cache.source_hash != content:
+        remedy = "Wait until nothing writes there, then run this again."
+        raise InputError(source.name, expected="video that stays as it is", got="other video", remedy=remedy)
+    return cache
 
 
 def run_pretrain(

@@ -4,6 +4,8 @@
     FOLDER/labels-00000.parquet  columns clip (string), frame (int32), codes (list of l_z int16),
                                  margin (float32)
 
+    FOLDER/.sittings/            what is there of a shard that is not whole yet; goes with the shard's last row
+
 `frame` is the index t of the earlier frame in its clip; `margin` is the distance from the embedding to its
 second nearest code minus that to its nearest, averaged over tokens by whoever labels: near 0 means the code
 was a toss-up. Any Parquet reader can use the shards without this package.
@@ -11,6 +13,7 @@ was a toss-up. Any Parquet reader can use the shards without this package.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -28,7 +31,7 @@ from cyclemimic.store.atomic import read_json, write_atomically, write_json
 from cyclemimic.types import Float32, Gap, Int64, LatentAction
 
 FORMAT = "cyclemimic-labels-1"
-MANIFEST = "manifest.json"
+MANIFEST, SITTINGS = "manifest.json", ".sittings"
 _SHARD = re.compile(r"labels-(\d{5,})\.parquet")
 _KEY = b"cyclemimic"
 _TOLD = ("made_by", "licences", "tokenizer_licences", "origin")  # decide no code; labels made before lack some
@@ -130,7 +133,37 @@ class LabelStoreWriter:
         if self.num_shards is not None and not 0 <= shard < self.num_shards:
             expected = f"a shard below {self.num_shards}"
             raise InputError(self.folder, expected=expected, got=str(shard), remedy="Count from 0.")
-        rows.check(self.provenance, self.path(shard))
+        self._write_rows(self.path(shard), rows)
+        self._present.add(shard)
+        for path in self._sittings(shard):
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # others' shards lie there still, or nothing ever did
+            (self.folder / SITTINGS).rmdir()
+        return True
+
+    def keep(self, shard: int, sitting: int, rows: LabelRows) -> None:
+        """Keep the next rows of a shard that is not whole yet; sittings are counted from 0."""
+        self._write_rows(self.folder / SITTINGS / f"labels-{shard:05d}-{sitting:05d}.parquet", rows)
+
+    def kept(self, shard: int) -> list[LabelRows]:
+        """What `keep` kept of a shard, in order, up to the first that is missing, damaged or of something else."""
+        found: list[LabelRows] = []
+        for sitting, path in enumerate(self._sittings(shard)):
+            if path.stem.rsplit("-", 1)[1] != f"{sitting:05d}":
+                break
+            try:
+                _refuse_other(_read_shard_provenance(path), self.provenance, path)
+                clip, frame, codes, margin = _read_shard(path, self.provenance.num_tokens)
+            except InputError:
+                break  # making them again is the remedy
+            found.append(LabelRows(clip=tuple(clip.tolist()), frame=frame, codes=codes, margin=margin))
+        return found
+
+    def _sittings(self, shard: int) -> list[Path]:
+        return sorted((self.folder / SITTINGS).glob(f"labels-{shard:05d}-*.parquet"))
+
+    def _write_rows(self, path: Path, rows: LabelRows) -> None:
+        rows.check(self.provenance, path)
         flat = pa.array(np.ascontiguousarray(rows.codes, np.int16).reshape(-1), pa.int16())
         columns = {
             "clip": pa.array(rows.clip, pa.string()),
@@ -139,9 +172,7 @@ class LabelStoreWriter:
             "margin": pa.array(rows.margin, pa.float32()),
         }
         table = pa.table(columns).replace_schema_metadata({_KEY: _provenance_to_text(self.provenance)})
-        write_atomically(self.path(shard), lambda path: pq.write_table(table, path, compression="zstd"))
-        self._present.add(shard)
-        return True
+        write_atomically(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
 
     def finish(self) -> None:
         """Say that the shards now present are all there will be."""

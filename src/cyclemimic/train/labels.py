@@ -5,7 +5,8 @@ Letters in shapes: B pairs, S side of the picture.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,9 @@ from cyclemimic.train.processes import is_first, local_device, together
 from cyclemimic.train.progress import Progress
 from cyclemimic.types import Gap, Int64, UInt8
 
+BATCH_SIZE, NUM_SHARDS = 256, 8
+SITTING_BATCHES = 64
+
 
 def label_part(
     tokenizer: LatentActionTokenizer,
@@ -36,8 +40,8 @@ def label_part(
     gap_s: Gap,
     folder: Path,
     *,
-    batch_size: int = 256,
-    num_shards: int = 8,
+    batch_size: int = BATCH_SIZE,
+    num_shards: int = NUM_SHARDS,
     camera: str = "video",
     cuts: Sequence[Int64] | None = None,
     device: str = "cpu",
@@ -47,7 +51,7 @@ def label_part(
     origin: str | None = None,
     tokenizer_licences: Mapping[str, int] | None = None,
 ) -> None:
-    """Label the shards of one part of several, of all pairs of `cache`. Shards that are there already are kept.
+    """Label the shards of one part of several, of all pairs of `cache`. What is there already is kept.
 
     Paper: method, the trained encoder labels all video offline. Engineering: batches are cut the same way on every
     run, so that a store written in two sittings, or by several processes or parts, equals one written in one. Parts
@@ -62,13 +66,51 @@ def label_part(
     if not 0 <= part < num_parts:
         remedy = "Count parts from 0."
         raise InputError("part", expected=f"a part below {num_parts}", got=str(part), remedy=remedy)
-    num_shards = max(num_shards, num_parts)
     loader = PairLoader([cache], gap_s, cuts=None if cuts is None else [cuts])
     if features is not None:
         require_own_features(tokenizer.features_sha256, features.recipe)
         loader.use_features([features])
-    shards = min(num_shards, len(cache) - len(loader.skipped))  # no empty shard, whatever the number of processes
-    provenance = LabelProvenance(
+    shards = shards_of(cache, loader, max(num_shards, num_parts))
+    provenance = provenance_of(
+        tokenizer, tokenizer_sha256, cache, gap_s, camera, origin=origin, tokenizer_licences=tokenizer_licences
+    )
+    with together() as first:
+        if first:  # one process alone makes the folder and its manifest
+            LabelStoreWriter(folder, provenance, shards)
+    with together():
+        writer = LabelStoreWriter(folder, provenance, shards)
+        place = local_device(device)
+        tokenizer = tokenizer.to(place)
+        progress, done = Progress(name="label", total=max(1, loader.num_pairs // num_parts)), 0
+
+        def count(pairs: int) -> None:
+            nonlocal done
+            done += pairs
+            if is_first():  # the others have done about as much
+                progress.update(min(loader.num_pairs // num_parts, done * num_processes()))
+
+        for shard in range(shards)[part::num_parts][process_number() :: num_processes()]:
+            if not writer.has(shard):
+                label_shard(tokenizer, loader, writer, shard, batch_size=batch_size, device=place, count=count)
+
+
+def shards_of(cache: FrameCache, loader: PairLoader, wanted: int) -> int:
+    """How many shards a store has: as many as `wanted`, but none is empty, whatever the number of processes."""
+    return min(wanted, len(cache) - len(loader.skipped))
+
+
+def provenance_of(
+    tokenizer: LatentActionTokenizer,
+    tokenizer_sha256: str,
+    cache: FrameCache,
+    gap_s: Gap,
+    camera: str = "video",
+    *,
+    origin: str | None = None,
+    tokenizer_licences: Mapping[str, int] | None = None,
+) -> LabelProvenance:
+    """What the labels of a cache by a tokenizer are made from, and under which licences."""
+    return LabelProvenance(
         tokenizer_sha256=tokenizer_sha256,
         source_hash=cache.source_hash,
         gap_s=gap_s,
@@ -80,28 +122,64 @@ def label_part(
         tokenizer_licences=tokenizer_licences,
         origin=origin,
     )
-    with together() as first:
-        if first:  # one process alone makes the folder and its manifest
-            LabelStoreWriter(folder, provenance, shards)
-    with together():
-        writer = LabelStoreWriter(folder, provenance, shards)
-        place = local_device(device)
-        tokenizer = tokenizer.to(place)
-        progress, done = Progress(name="label", total=max(1, loader.num_pairs // num_parts)), 0
-        for shard in range(shards)[part::num_parts][process_number() :: num_processes()]:
-            if writer.has(shard):
-                continue
-            parts, scenes = [], ScenesOnce(tokenizer, loader, place)
-            for arrays in loader.all_pairs(batch_size, shard=shard, num_shards=shards):
-                codes, margin = tokenizer.label_scenes(*scenes.of(arrays))
-                parts.append((arrays.clip, arrays.frame, codes.cpu().numpy(), margin.cpu().numpy()))
-                done += len(arrays)
-                if is_first():  # the others have done about as much
-                    progress.update(min(loader.num_pairs // num_parts, done * num_processes()))
-            clip, frame, codes_found, margins = (np.concatenate(column) for column in zip(*parts, strict=True))
-            names = tuple(loader.clips[i].name for i in clip)
-            rows = LabelRows(clip=names, frame=frame.astype(np.int32), codes=codes_found, margin=margins)
-            writer.write(shard, rows)
+
+
+def label_shard(
+    tokenizer: LatentActionTokenizer,
+    loader: PairLoader,
+    writer: LabelStoreWriter,
+    shard: int,
+    *,
+    batch_size: int = BATCH_SIZE,
+    device: torch.device | str = "cpu",
+    count: Callable[[int], None] = lambda pairs: None,
+) -> int:
+    """Label and write one shard, and return its number of pairs; what an earlier run kept of it is not done again.
+
+    Engineering. Rows are kept every `SITTING_BATCHES` batches. Nothing reaches over the edge of a sitting, not even
+    the frames that `ScenesOnce` holds, so that the bytes of a shard do not tell where its making was cut off.
+
+    Args:
+        tokenizer: on `device`.
+        loader: of all pairs.
+        writer: knows the number of shards.
+        shard: which.
+        batch_size: B.
+        device: where pictures go.
+        count: is given the number of pairs that are done now.
+    """
+    assert writer.num_shards is not None, "a store of a known number of shards"
+    sittings = writer.kept(shard)
+    if any(len(rows) != SITTING_BATCHES * batch_size for rows in sittings):
+        sittings = []  # kept by other settings
+    count(sum(map(len, sittings)))
+    skip = SITTING_BATCHES * len(sittings)
+    batches = loader.all_pairs(batch_size, shard=shard, num_shards=writer.num_shards, skip=skip)
+    while sitting := list(_labelled(islice(batches, SITTING_BATCHES), ScenesOnce(tokenizer, loader, device), count)):
+        sittings.append(_joined(sitting))
+        if len(sitting) == SITTING_BATCHES and len(sittings[-1]) == SITTING_BATCHES * batch_size:
+            writer.keep(shard, len(sittings) - 1, sittings[-1])
+    rows = _joined(sittings)
+    writer.write(shard, rows)
+    return len(rows)
+
+
+def _labelled(batches: Iterable[PairArrays], scenes: ScenesOnce, count: Callable[[int], None]) -> Iterator[LabelRows]:
+    for arrays in batches:
+        codes, margin = scenes.tokenizer.label_scenes(*scenes.of(arrays))
+        names = tuple(scenes.loader.clips[i].name for i in arrays.clip)
+        frame = arrays.frame.astype(np.int32)
+        yield LabelRows(clip=names, frame=frame, codes=codes.cpu().numpy(), margin=margin.cpu().numpy())
+        count(len(arrays))
+
+
+def _joined(parts: Sequence[LabelRows]) -> LabelRows:
+    return LabelRows(
+        clip=tuple(name for rows in parts for name in rows.clip),
+        frame=np.concatenate([rows.frame for rows in parts]),
+        codes=np.concatenate([rows.codes for rows in parts]),
+        margin=np.concatenate([rows.margin for rows in parts]),
+    )
 
 
 def label_cache(
@@ -125,7 +203,7 @@ class ScenesOnce:
     """
 
     def __init__(self, tokenizer: LatentActionTokenizer, loader: PairLoader, device: torch.device | str) -> None:
-        self._tokenizer, self._device = tokenizer, device
+        self.tokenizer, self.loader, self._device = tokenizer, loader, device
         self._gaps = loader.gap_frames
         frames = facts_of(loader.clips).num_frames
         self._before = np.cumsum(frames) - frames  # frames of all clips are numbered through
@@ -147,7 +225,7 @@ class ScenesOnce:
             held = held.take(self._index(np.flatnonzero(stay)))
         if fresh.any():
             pictures = np.concatenate([pairs.now, pairs.later])[first[fresh]]
-            seen = self._tokenizer.see(pixels(pictures, self._device))
+            seen = self.tokenizer.see(pixels(pictures, self._device))
             held = seen if held is None else held.joined(seen)
         assert held is not None, "a batch has pairs"
         order = np.argsort(self._numbers)
@@ -156,7 +234,7 @@ class ScenesOnce:
         return held.take(self._index(place[: len(now)])), held.take(self._index(place[len(now) :]))
 
     def _see(self, pictures: UInt8, rows: FeatureRows) -> Scene:
-        return self._tokenizer.see(pixels(pictures, self._device), patches(rows, self._device))
+        return self.tokenizer.see(pixels(pictures, self._device), patches(rows, self._device))
 
     def _index(self, rows: Int64) -> torch.Tensor:
         return torch.from_numpy(rows).to(self._device)

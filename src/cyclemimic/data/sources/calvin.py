@@ -21,10 +21,10 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from cyclemimic.data.layouts import Columns, Gripper, Layout, angles, position
+from cyclemimic.data.parts import MAX_CLIP_BYTES
 from cyclemimic.data.pickled import MAX_BYTES, Call, plain_values
 from cyclemimic.data.sources.places import Options, one_of, path_and_options
 from cyclemimic.data.sources.remote import at_hand
-from cyclemimic.data.video import MAX_CLIP_BYTES
 from cyclemimic.errors import InputError, did_you_mean
 from cyclemimic.store.atomic import sha256_json
 from cyclemimic.types import Axis, ClipInfo, Episode, UInt8

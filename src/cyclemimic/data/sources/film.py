@@ -38,7 +38,7 @@ class FilmSource:
         if not (self.path / ACTIONS).is_dir():
             remedy = f"Film again with actions, or read {VIDEO!r} as a folder of videos."
             raise InputError(self.path, expected=f"a folder {ACTIONS!r}", got="none", remedy=remedy)
-        self._video = FolderSource(self.path / VIDEO)
+        self._video = FolderSource(self.path / VIDEO, cuts_long=False)  # actions belong to whole clips
 
     def clips(self) -> Sequence[ClipInfo]:
         """Every clip, in natural order of its name."""

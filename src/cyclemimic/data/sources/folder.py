@@ -5,12 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+import stat
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from cyclemimic.data.long_video import LongVideo, is_long
+from cyclemimic.data.parts import Part, Shrink
+from cyclemimic.data.seek import parts_of_video
 from cyclemimic.data.sources.remote import at_hand
 from cyclemimic.data.video import (
     IMAGE_EXTENSIONS,
@@ -28,6 +33,7 @@ from cyclemimic.types import ClipInfo, Episode
 SIDECAR = "clips.jsonl"
 UNKNOWN_BODY = "unknown"
 _EDGE_BYTES = 64 << 10
+_SPELT_OUT = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,16 +60,23 @@ class FolderSource:
     unless `clips.jsonl` at the root says otherwise: one JSON object a line, `{"file", "embodiment",
     "instruction", "fps", "licence"}`, all but `file` optional. Hidden files and folders are passed over.
 
+    A video of more than two minutes is listed in parts, see data/parts.py. Links to folders are followed, each folder
+    once.
+
     A clip that cannot be opened is listed with 0 frames, and `read` says why: one bad clip among many stops
     nothing. A folder in an object store (`s3://`, `gs://` ...) is copied to this disk once, see `remote.local_copy`.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, *, cuts_long: bool = True) -> None:
         self.path, self.origin = at_hand(path, (*VIDEO_EXTENSIONS, *IMAGE_EXTENSIONS, SIDECAR))
+        self.cuts_long = cuts_long
         self.name = f"folder:{path}"
         self._clips: tuple[ClipInfo, ...] | None = None
         self._on_disk: dict[str, str] = {}  # names that are no text, by the text they are listed under
         self._remarks: dict[str, tuple[str, ...]] = {}
+        self._size_px: dict[str, tuple[int, int]] = {}
+        self._long: dict[str, LongVideo] = {}
+        self._parts: dict[str, Part] = {}
         if not self.path.is_dir():
             got = "a file" if self.path.exists() else "no such folder"
             raise InputError(path, expected="a folder of videos", got=got, remedy="Check the path.")
@@ -85,7 +98,8 @@ class FolderSource:
                     got=f"none of them, for example {word!r}",
                     remedy=f"Give paths relative to the folder. {did_you_mean(word, names[:10])}",
                 )
-            self._clips = tuple(self._describe(name, rows.get(name)) for name in names)
+            described = (self._describe(name, rows.get(name)) for name in names)
+            self._clips = tuple(clip for whole in described for clip in self._cut(whole))
         return self._clips
 
     def names(self) -> Sequence[str]:
@@ -102,12 +116,21 @@ class FolderSource:
         Raises:
             InputError: there is no such clip, or its file cannot be read.
         """
+        return self.read_shrunk(clip, lambda frames: frames)
+
+    def read_shrunk(self, clip: ClipInfo, shrink: Shrink) -> Episode:
+        """As `read`, but every picture of a part goes through `shrink` as soon as it is decoded.
+
+        Parts that are read in order are decoded in one go; only what is shrunk is held.
+        """
         self.refuse_unknown(clip)
-        row = self._rows.get(clip.name)
-        video = read_video(self.file_of(clip.name), fps=row.fps if row else None).at_constant_rate()
+        if (part := self._parts.get(clip.name)) is not None:
+            frames, self._remarks[clip.name] = self._long[part.whole].read(part, shrink)
+            return Episode(info=clip, frames=frames)
+        video = read_video(self.file_of(clip.name), fps=self.rate_of(clip.name)).at_constant_rate()
         self._remarks[clip.name] = video.remarks
         info = replace(clip, num_frames=len(video.frames), fps=video.fps)
-        return Episode(info=info, frames=video.frames)
+        return Episode(info=info, frames=shrink(video.frames))
 
     def refuse_unknown(self, clip: ClipInfo) -> None:
         """Raise InputError unless the clip is one of this folder's."""
@@ -121,8 +144,10 @@ class FolderSource:
 
     def file_of(self, name: str) -> Path:
         """Where a clip lies."""
+        name = self._parts[name].whole if name in self._parts else name
         name = self._on_disk.get(name, name)
-        return self.path if name == self.path.name and not (self.path / name).exists() else self.path / name
+        alone = name == self.path.name and not os.path.lexists(self.path / name)
+        return self.path if alone else self.path / name
 
     def rate_of(self, name: str) -> float | None:
         """The rate [Hz] that the sidecar gives a clip instead of what its file says; None where it gives none."""
@@ -152,9 +177,8 @@ class FolderSource:
 
     def _find(self) -> list[str]:
         names: list[str] = []
-        for root, folders, files in os.walk(self.path):
-            folders[:] = [f for f in folders if not f.startswith(".")]
-            below = Path(root).relative_to(self.path)
+        for root, files in _walk(self.path):
+            below = root.relative_to(self.path)
             seen = [f for f in files if not f.startswith(".")]
             videos = [f for f in seen if f.lower().endswith(VIDEO_EXTENSIONS)]
             names += [(below / f).as_posix() for f in videos]
@@ -168,13 +192,28 @@ class FolderSource:
                 got="none, here or below",
                 remedy="Put videos here; a folder per embodiment tells bodies apart.",
             )
-        # File systems hold names that are no Unicode; they are listed with the odd bytes spelt out.
+        # File systems hold names that are no Unicode, or no single line; they are listed with the odd bytes spelt out.
         for name in names:
-            listed = name.encode("utf-8", "backslashreplace").decode()
+            listed = name.encode("utf-8", "backslashreplace").decode().translate(_SPELT_OUT)
             if listed != name:
                 self._on_disk[listed] = name
         shown = {name: listed for listed, name in self._on_disk.items()}
         return sorted((shown.get(n, n) for n in names), key=lambda name: (natural_key(name), name))
+
+    def _cut(self, whole: ClipInfo) -> list[ClipInfo]:
+        """A clip, or the parts of a long one; a file without clear times cannot be sought in and stays whole."""
+        if not self.cuts_long or not is_long(whole, self._size_px.get(whole.name, (0, 0))):
+            return [whole]
+        path = self.file_of(whole.name)
+        try:
+            video = LongVideo(path, whole.num_frames, fps=self.rate_of(whole.name))
+        except InputError:
+            return [whole]  # `read` says why
+        parts = parts_of_video(whole.name, video.index)
+        self._long[whole.name] = video
+        self._parts |= {part.name: part for part in parts}
+        cut = [replace(whole, name=p.name, num_frames=p.stop - p.start, fps=video.index.fps) for p in parts]
+        return cut or [whole]
 
     def _describe(self, name: str, row: SidecarRow | None) -> ClipInfo:
         row = row or SidecarRow(file=name)
@@ -182,6 +221,7 @@ class FolderSource:
         try:
             facts = probe_video(self.file_of(name), fps=row.fps)
             num_frames, fps = facts.num_frames, facts.fps
+            self._size_px[name] = facts.height_px, facts.width_px
         except InputError:
             num_frames, fps = 0, row.fps or IMAGE_FOLDER_FPS_HZ
         return ClipInfo(
@@ -192,6 +232,35 @@ class FolderSource:
             instruction=row.instruction,
             licence=row.licence,
         )
+
+
+def _walk(top: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Every folder and its files, hidden ones left out; links are followed behind what is no link, no folder twice."""
+    seen: set[tuple[int, int]] = set()
+    waiting = deque([top])
+    linked: deque[Path] = deque()
+    while waiting or linked:
+        folder = waiting.popleft() if waiting else linked.popleft()
+        try:
+            found = folder.stat()
+            inside = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError:  # it vanished, or may not be read
+            continue
+        if (found.st_dev, found.st_ino) in seen:
+            continue
+        seen.add((found.st_dev, found.st_ino))
+        folders = [entry for entry in inside if _is_folder(entry)]
+        for entry in folders:
+            if not entry.name.startswith("."):
+                (linked if entry.is_symlink() else waiting).append(folder / entry.name)
+        yield folder, [entry.name for entry in inside if entry not in folders]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle
+        return False
 
 
 def read_sidecar(path: Path) -> dict[str, SidecarRow]:
@@ -245,6 +314,9 @@ def _parse_row(line: str, where: str) -> SidecarRow:
         raise InputError(where, expected="a JSON object", got=type(value).__name__, remedy=remedy)
     known = [f.name for f in fields(SidecarRow)]
     for name, entry in value.items():
+        if isinstance(entry, str) and not entry.isascii() and _is_no_text(entry):
+            expected, got = "text in Unicode", ascii(entry)[:80]
+            raise InputError(f"{where}, field {name!a}", expected=expected, got=got, remedy="Write it again.")
         if name not in known:
             hint = did_you_mean(str(name), known)
             raise InputError(where, expected="known fields", got=repr(name), remedy=hint)
@@ -257,15 +329,30 @@ def _parse_row(line: str, where: str) -> SidecarRow:
     return SidecarRow(**value)
 
 
+def _is_no_text(entry: str) -> bool:
+    """Half a pair of surrogates, which JSON can spell, is no character: no file could hold it."""
+    try:
+        entry.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
 def _content_of(path: Path) -> list[list[str | int]]:
-    files = image_files(path) if path.is_dir() else (path,)
+    try:
+        files = image_files(path) if path.is_dir() else (path,)
+    except OSError:  # it vanished just now, or may not be looked at
+        files = (path,)
     return [[file.name.encode("utf-8", "backslashreplace").decode(), *size_and_edges_of(file)] for file in files]
 
 
 def size_and_edges_of(file: Path) -> tuple[int, str]:
     """Bytes, and a hash of the first and last of them; (-1, '') where they cannot be read: `read` says why."""
     try:
-        size_bytes = file.stat().st_size
+        found = file.stat()
+        if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for
+            return -1, ""
+        size_bytes = found.st_size
         with file.open("rb") as handle:
             digest = hashlib.sha256(handle.read(_EDGE_BYTES))
             handle.seek(max(0, size_bytes - _EDGE_BYTES))

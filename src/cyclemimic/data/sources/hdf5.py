@@ -13,10 +13,11 @@ from typing import Any
 
 from cyclemimic.data.apart import Answer, reader
 from cyclemimic.data.oxe import OSC_POSE
+from cyclemimic.data.parts import MAX_CLIP_BYTES
 from cyclemimic.data.sources.hdf5_demos import state_layout
 from cyclemimic.data.sources.places import Options, Place, one_of, path_and_options
 from cyclemimic.data.sources.remote import at_hand
-from cyclemimic.data.video import MAX_CLIP_BYTES, natural_key
+from cyclemimic.data.video import natural_key
 from cyclemimic.errors import InputError, did_you_mean
 from cyclemimic.store.atomic import sha256_json
 from cyclemimic.types import ClipInfo, Episode

@@ -1,0 +1,170 @@
+"""Files that are odd, bad or changing: each costs itself and one line, and no run of thousands."""
+
+import os
+import shutil
+
+import av
+import numpy as np
+import pytest
+
+from cyclemimic.data import video as video_module
+from cyclemimic.data.cache import build_cache
+from cyclemimic.data.sources.folder import FolderSource
+from cyclemimic.data.video import probe_video, read_moments, read_video, write_video
+from cyclemimic.errors import InputError
+from cyclemimic.store.frame_cache import FrameCache
+from tests.unit.data_small import moving_square, video_folder
+
+
+def in_container(path, frames, codec, rate=5, form=None, **options):
+    with av.open(str(path), "w", format=form, options=options) as container:
+        stream = container.add_stream(codec, rate=rate)
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
+        for picture in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("content", ["ffconcat version 1.0\nfile other.mp4\n", "#EXTM3U\n#EXTINF:2,\nother.mp4\n"])
+def test_a_script_with_a_videos_name_leads_nowhere(tmp_path, content):
+    write_video(tmp_path / "other.mp4", moving_square(5), 5)
+    (tmp_path / "a.mp4").write_text(content)
+    for read in (probe_video, read_video):
+        with pytest.raises(InputError, match=r"a\.mp4"):
+            read(tmp_path / "a.mp4")
+    with pytest.raises(InputError, match=r"a\.mp4"):
+        read_moments(tmp_path / "a.mp4", np.array([0.0]), tolerance_s=0.1)
+
+
+@pytest.mark.parametrize("form", ["mpegts", "matroska", "avi", "flv", "asf"])
+def test_any_container_is_read_under_any_videos_name(tmp_path, form):
+    codec = "libx264" if form != "asf" else "mpeg4"
+    path = in_container(tmp_path / "a.mp4", moving_square(6, 32, 48), codec, form=form)
+    assert read_video(path).frames.shape == (6, 32, 48, 3)
+
+
+def test_a_name_that_looks_like_an_address_is_a_name(tmp_path, monkeypatch):
+    write_video(tmp_path / "a.mp4", moving_square(5), 5)
+    shutil.copy(tmp_path / "a.mp4", tmp_path / "concat:a.mp4")
+    monkeypatch.chdir(tmp_path)
+    (odd, plain) = sorted(FolderSource(".").clips(), key=lambda c: c.name != "concat:a.mp4")
+    source = FolderSource(".")
+    np.testing.assert_array_equal(source.read(odd).frames, source.read(plain).frames)
+
+
+def test_names_that_are_no_text_or_no_line_are_listed_and_read(tmp_path):
+    folder = video_folder(tmp_path / "videos", {"arm/a.mp4": 5})
+    for name in (b"bad\xff.mp4", b"two\nlines.mp4"):
+        shutil.copy(folder / "arm/a.mp4", os.fsencode(folder) + b"/arm/" + name)
+    (folder / "arm/no\nvideo.mp4").write_text("x")
+    lines = []
+    build_cache(FolderSource(folder), tmp_path / "cache", 11, progress=lines.append)
+    cache = FrameCache.open(tmp_path / "cache")
+    assert [c.name for c in cache.clips] == ["arm/a.mp4", r"arm/bad\udcff.mp4", r"arm/two\x0alines.mp4"]
+    assert not any("\n" in line for line in lines), "one line each"
+    assert lines[-1].startswith(r"skipped arm/no\x0avideo.mp4: ")
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path):
+    elsewhere = video_folder(tmp_path / "elsewhere", {"1.mp4": 3, "deep/2.mp4": 4})
+    folder = video_folder(tmp_path / "videos", {"arm/3.mp4": 5})
+    (folder / "hand").symlink_to(elsewhere)
+    (folder / "again").symlink_to(folder / "arm")  # a second way to the same clips
+    (elsewhere / "round").symlink_to(folder)
+    (folder / "self").symlink_to(folder / "self")
+    (folder / "arm/gone.mp4").symlink_to(tmp_path / "nowhere.mp4")
+    (folder / "arm/circle.mp4").symlink_to(folder / "arm/circle.mp4")
+    source = FolderSource(folder)
+    lengths = {c.name: c.num_frames for c in source.clips()}
+    assert lengths == {"arm/3.mp4": 5, "arm/circle.mp4": 0, "arm/gone.mp4": 0, "hand/1.mp4": 3, "hand/deep/2.mp4": 4}
+    for clip in source.clips():
+        if clip.num_frames == 0:
+            with pytest.raises(InputError, match=rf"{clip.name}.*no such file.*link"):
+                source.read(clip)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    folder = video_folder(tmp_path / "videos", {"a.mp4": 5})
+    os.mkfifo(folder / "b.mp4")
+    report = build_cache(FolderSource(folder), tmp_path / "cache", 11)
+    assert [(s.name, "a pipe, socket or device" in s.reason) for s in report.skipped] == [("b.mp4", True)]
+
+
+def test_what_may_not_be_looked_at_is_one_clip_of_no_use(tmp_path, monkeypatch):
+    folder = video_folder(tmp_path / "videos", {"a.mp4": 5, "b.mp4": 5})
+    stat = type(folder).stat
+
+    def refused(self, **words):
+        if self.name == "b.mp4":
+            raise PermissionError(13, "Permission denied")
+        return stat(self, **words)
+
+    monkeypatch.setattr(type(folder), "stat", refused)
+    report = build_cache(FolderSource(folder), tmp_path / "cache", 11)
+    assert [(s.name, "Permission denied" in s.reason) for s in report.skipped] == [("b.mp4", True)]
+
+
+@pytest.mark.parametrize("change", ["grows", "vanishes", "is replaced"])
+def test_a_file_that_changes_while_it_is_read_costs_itself(tmp_path, monkeypatch, change):
+    folder = video_folder(tmp_path / "videos", {"a.mp4": 5, "b.mp4": 5, "c.mp4": 5})
+    show, shown = video_module.Screen.show, []
+
+    def meanwhile(self, frame):
+        path = folder / "b.mp4"
+        if self.path == path and not shown:
+            shown.append(path)
+            if change == "grows":
+                path.write_bytes(path.read_bytes() + b"x")
+            elif change == "vanishes":
+                path.unlink()
+            else:
+                write_video(path, moving_square(9), 5)
+        return show(self, frame)
+
+    monkeypatch.setattr(video_module.Screen, "show", meanwhile)
+    report = build_cache(FolderSource(folder), tmp_path / "cache", 11)
+    assert report.built == 2 and [s.name for s in report.skipped] == ["b.mp4"]
+    assert "changed while it was read" in report.skipped[0].reason and "again" in report.skipped[0].reason
+
+
+def test_files_that_vanish_once_they_are_listed_cost_themselves(tmp_path):
+    folder = video_folder(tmp_path / "videos", {"a.mp4": 5, "b.mp4": 5})
+    source = FolderSource(folder)
+    source.clips()
+    (folder / "b.mp4").unlink()
+    report = build_cache(source, tmp_path / "cache", 11)
+    assert [(s.name, "no such file" in s.reason) for s in report.skipped] == [("b.mp4", True)]
+
+
+def test_a_cut_file_that_counts_no_frames_is_noticed_by_its_seconds(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (60, 32, 48, 3), np.uint8)
+    path = in_container(tmp_path / "a.webm", noise, "libvpx-vp9")
+    assert len(read_video(path).frames) == 60
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match=r"a\.webm.*whole video.*12\.0"):
+        read_video(path)
+
+
+def test_half_a_character_in_a_sidecar_is_named(tmp_path):
+    folder = video_folder(tmp_path, {"a.mp4": 5})
+    (folder / "clips.jsonl").write_text(r'{"file": "a.mp4", "instruction": "push \ud83d"}')
+    with pytest.raises(InputError, match=r"clips\.jsonl, line 1, field 'instruction'.*Unicode"):
+        FolderSource(folder).clips()
+
+
+@pytest.mark.parametrize("file", ["../secret.mp4", "/etc/passwd", "arm/../../secret.mp4"])
+def test_a_sidecar_leads_nowhere(tmp_path, file):
+    video_folder(tmp_path, {"secret.mp4": 7, "videos/a.mp4": 5})
+    (tmp_path / "videos/clips.jsonl").write_text(f'{{"file": "a.mp4"}}\n{{"file": "{file}", "fps": 3}}\n')
+    assert [c.name for c in FolderSource(tmp_path / "videos").clips()] == ["a.mp4"]
+
+
+def test_a_whole_cache_says_again_what_is_of_no_use(tmp_path):
+    folder = video_folder(tmp_path / "videos", {"a.mp4": 5})
+    (folder / "b.mp4").write_text("x")
+    build_cache(FolderSource(folder), tmp_path / "cache", 11)
+    lines = []
+    build_cache(FolderSource(folder), tmp_path / "cache", 11, progress=lines.append)
+    assert lines[-1] == "skipped 1 clips that are of no use, as when they were decoded: b.mp4"
