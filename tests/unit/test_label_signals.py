@@ -161,7 +161,13 @@ def test_kept_rows_come_back_in_order_and_up_to_a_gap(tmp_path):
         writer.keep(1, sitting, rows(sitting))
     assert [int(r.frame[0]) for r in writer.kept(1)] == [0, 1] and writer.kept(0) == []
     assert LabelStoreWriter(tmp_path, told, 2).missing() == (0, 1), "a sitting is no shard"
+    left = {path.name: path.read_bytes() for path in (tmp_path / ".sittings").iterdir()}
     writer.write(1, rows(5))
+    assert not (tmp_path / ".sittings").exists()
+    (tmp_path / ".sittings").mkdir()
+    for name, content in left.items():  # as if killed right behind the shard
+        (tmp_path / ".sittings" / name).write_bytes(content)
+    LabelStoreWriter(tmp_path, told, 2)
     assert not (tmp_path / ".sittings").exists()
 
 

@@ -41,10 +41,11 @@ def label(root, *words):
 
 @needs_ray
 @pytest.mark.slow
-def test_the_store_is_that_of_the_plain_verb_and_goes_on(made):
+def test_the_store_is_that_of_the_plain_verb_and_goes_on(made, monkeypatch):
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=False, logging_level="error")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    ray.init(num_cpus=2, include_dashboard=False, logging_level="error", object_store_memory=100 << 20)
     try:
         label(made, "--workers", "2")
         assert hashes(made / "by-ray") == hashes(made / "plain")

@@ -113,6 +113,7 @@ class LabelStoreWriter:
         self._present = set(_shards(self.folder))
         for shard in self._present:
             _refuse_other(_read_shard_provenance(self.path(shard)), provenance, self.path(shard))
+            self._forget_sittings(shard)  # a kill right behind its last row left them
 
     def path(self, shard: int) -> Path:
         """Where a shard lies."""
@@ -135,10 +136,7 @@ class LabelStoreWriter:
             raise InputError(self.folder, expected=expected, got=str(shard), remedy="Count from 0.")
         self._write_rows(self.path(shard), rows)
         self._present.add(shard)
-        for path in self._sittings(shard):
-            path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # others' shards lie there still, or nothing ever did
-            (self.folder / SITTINGS).rmdir()
+        self._forget_sittings(shard)
         return True
 
     def keep(self, shard: int, sitting: int, rows: LabelRows) -> None:
@@ -158,6 +156,12 @@ class LabelStoreWriter:
                 break  # making them again is the remedy
             found.append(LabelRows(clip=tuple(clip.tolist()), frame=frame, codes=codes, margin=margin))
         return found
+
+    def _forget_sittings(self, shard: int) -> None:
+        for path in self._sittings(shard):
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # others' shards lie there still, or nothing ever did
+            (self.folder / SITTINGS).rmdir()
 
     def _sittings(self, shard: int) -> list[Path]:
         return sorted((self.folder / SITTINGS).glob(f"labels-{shard:05d}-*.parquet"))
