@@ -16,13 +16,15 @@ class InputError(ValueError):
         expected: what would have been right.
         got: what was found instead.
         remedy: what to do about it.
+        each: where several things are wrong alike, a line for each of them, below the first.
     """
 
-    def __init__(self, where: object, *, expected: str, got: str, remedy: str) -> None:
+    def __init__(self, where: object, *, expected: str, got: str, remedy: str, each: Iterable[str] = ()) -> None:
         self.where, self.expected, self.got, self.remedy = str(where), expected, got, remedy
         # One line, whatever a file is called: who lists thousands of them counts lines.
-        place, found = (text.translate(_SPELT_OUT) for text in (self.where, got))
-        super().__init__(f"{place}: expected {expected}, got {found}. {remedy}")
+        place, found, *below = (text.translate(_SPELT_OUT) for text in (self.where, got, *each))
+        first = f"{place}: expected {expected}, got {found}. {remedy}"
+        super().__init__("\n  ".join([first, *below]))
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

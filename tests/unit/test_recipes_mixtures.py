@@ -131,7 +131,7 @@ def test_an_empty_source_is_refused(tmp_path):
     module.mine = lambda: Mixture(name="mine", entries=entries)
     module.other = lambda: 3
     sys.modules["mixture_of_a_test"] = module
-    with pytest.raises(InputError, match=r"got 1 that cannot\n  two \(folder:.*expected videos"):
+    with pytest.raises(InputError, match=r"got 1 that cannot.*\n  two \(folder:.*expected videos"):
         open_sources("mixture:mixture_of_a_test:mine")
     with pytest.raises(InputError, match="expected a Mixture, got int"):
         open_sources("mixture:mixture_of_a_test:other")

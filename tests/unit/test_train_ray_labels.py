@@ -60,18 +60,17 @@ def test_the_store_is_that_of_the_plain_verb_and_goes_on(made, monkeypatch):
 
 def test_an_actor_labels_its_shards_as_the_plain_verb_does(made, tmp_path):
     from cyclemimic.recipes.footage import cached, shots
-    from cyclemimic.store.atomic import sha256_file
     from cyclemimic.store.label_store import LabelStore
 
     store = LabelStore.open(made / "plain")
     cache = cached(FolderSource(made / "video"), 16, made / "cache")
     (frames,) = {p.parent for p in (made / "cache").glob("*/frames.u8")}
-    sha256, gap_s = sha256_file(made / "run/tokenizer.safetensors"), store.provenance.gap_s
+    gap_s = store.provenance.gap_s
     cuts = shots(cache, made / "cache")
     settings = (
         Path.cwd(),
         made / "run",
-        sha256,
+        store.provenance,
         lambda: FrameCache.open(frames),
         gap_s,
         tmp_path / "store",

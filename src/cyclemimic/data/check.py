@@ -16,7 +16,6 @@ from cyclemimic.data.cuts import find_cuts
 from cyclemimic.data.duplicates import ClipLook, Duplicate, find_duplicates, look_at
 from cyclemimic.data.gap import GapProposal, frames_to_move, propose_gap, sampled
 from cyclemimic.data.pairs import gap_in_frames
-from cyclemimic.data.parts import read_shrunk
 from cyclemimic.data.still import LEAST_MOVING, moving_share
 from cyclemimic.embodiment.resize import resize_square
 from cyclemimic.errors import InputError
@@ -203,10 +202,10 @@ def check_clips(
 
 def _check(source: Source, clip: ClipInfo, gap_s: float, *, for_gap: bool) -> ClipCheck:
     try:
-        episode = read_shrunk(source, clip, lambda frames: resize_square(frames, _SIZE_PX))
+        episode = source.read(clip)  # a long video comes in parts, so that whole pictures fit
     except InputError as error:
         return ClipCheck(info=clip, fault=str(error), cuts=np.empty(0, np.int64))
-    frames = episode.frames
+    frames = resize_square(episode.frames, _SIZE_PX)
     cuts, gap = find_cuts(frames), gap_in_frames(gap_s, episode.info.fps)
     shot = np.searchsorted(cuts, np.arange(len(frames)), side="right")
     now = np.flatnonzero(shot[:-gap] == shot[gap:])

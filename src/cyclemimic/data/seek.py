@@ -415,7 +415,7 @@ def _has_long(source: Filed, index: EpisodeIndex) -> bool:
 
 def _one_by_one(
     source: Filed, index: EpisodeIndex | None, min_frames: int
-) -> tuple[list[ClipInfo], list[VideoIndex], tuple[SkippedClip, ...]]:
+) -> tuple[tuple[ClipInfo, ...], tuple[VideoIndex, ...], tuple[SkippedClip, ...]]:
     """Every clip looked at, long ones in parts."""
     cuts_long = isinstance(source, Cutting) and source.cuts_long
     infos: list[ClipInfo] = []
@@ -429,7 +429,7 @@ def _one_by_one(
         parts = parts_of_video(row.uri, video) if cuts_long else ()
         infos += [replace(whole, name=p.name, num_frames=p.stop - p.start) for p in parts] or [whole]
         indices += [replace(video, shown=video.shown[p.start : p.stop]) for p in parts] or [video]
-    return infos, indices, tuple(skipped)
+    return tuple(infos), tuple(indices), tuple(skipped)
 
 
 def _clip_of(row: EpisodeRow) -> ClipInfo:

@@ -116,14 +116,15 @@ def open_mixture(mixture: Mixture) -> OpenMixture:
         raise InputError(
             f"{KIND}:{mixture.name}",
             expected=f"{len(mixture.entries)} sources that can be read",
-            got=f"{len(faults)} that cannot" + "".join(f"\n  {fault}" for fault in faults),
-            remedy="\nGet them, or write a mixture of your own without them.",
+            got=f"{len(faults)} that cannot",
+            remedy="Get them, or write a mixture of your own without them.",
+            each=faults,
         )
     return OpenMixture(mixture=mixture, parts=tuple(parts))
 
 
 def _fault(entry: MixtureEntry, error: InputError) -> str:
-    get = f"\n    to get it: {entry.get}" if entry.get else ""
+    get = f"; to get it: {entry.get}" if entry.get else ""
     return f"{entry.name} ({entry.source}): expected {error.expected}, got {error.got}{get}"
 
 
