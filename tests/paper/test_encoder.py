@@ -58,7 +58,7 @@ def test_closed_form_over_two_frames_equals_masked_softmax_attention():
     torch.testing.assert_close(torch.stack([out_now, out_later], 2), x)
 
 
-@pytest.mark.parametrize("change", ["pixels", "features", "none"])
+@pytest.mark.parametrize("change", ["pixels", "features", "matches", "none"])
 def test_latents_do_not_depend_on_the_rest_of_the_batch(change):
     tokenizer, batch = small_tokenizer(change=change).eval(), small_batch()
     whole = tokenizer.encode(batch.now, batch.later).embedding

@@ -43,7 +43,7 @@ def counting_tokenizer(**changes):
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 11, 256])
-@pytest.mark.parametrize("change", ["pixels", "features", "none"])
+@pytest.mark.parametrize("change", ["pixels", "features", "matches", "none"])
 def test_labels_are_those_of_pairs_on_their_own(tmp_path, batch_size, change):
     cache, tokenizer = cache_of_noise(tmp_path / "cache"), counting_tokenizer(change=change)
     store = label_cache(tokenizer, "sha", cache, GAP_S, tmp_path / "labels", batch_size=batch_size, num_shards=2)

@@ -233,14 +233,19 @@ def readout_difference(base: Recipe | None = None) -> Recipe:
 
 
 def change_alone(base: Recipe | None = None) -> Recipe:
-    """Of the later frame E sees the change alone."""
+    """Of the later frame E sees what changed alone."""
     recipe = base or tiny()
     return _tokenizer(recipe, encoder=replace(recipe.trunk.tokenizer.encoder, later_patches="change"))
 
 
 def change_matches(base: Recipe | None = None) -> Recipe:
-    """E sees how places of both frames match, in place of the change of pixels."""
+    """E sees how places of both frames match; `tiny` does so anyhow."""
     return _tokenizer(base, change="matches")
+
+
+def change_pixels(base: Recipe | None = None) -> Recipe:
+    """E sees the change of pixels, in place of how places of both frames match."""
+    return _tokenizer(base, change="pixels")
 
 
 def commitment_none(base: Recipe | None = None) -> Recipe:
@@ -385,6 +390,7 @@ CHANGES: dict[str, Change] = {
         readout_difference,
         change_alone,
         change_matches,
+        change_pixels,
         commitment_none,
         quantizer_nsvq,
         codes_half,

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from cyclemimic.recipes.recipe import Recipe
 from cyclemimic.tokenizer.objective import ObjectiveConfig
+from cyclemimic.tokenizer.tokenizer import TokenizerConfig
 from cyclemimic.train.stage1_tokenizer import TokenizerTraining
 from cyclemimic.train.stage2_pretrain import PretrainConfig
 from cyclemimic.train.stage3_finetune import FinetuneConfig
@@ -17,7 +18,11 @@ BRANCH_STEPS = 600
 
 def tiny() -> Recipe:
     """The recipe of `make demo`."""
-    trunk = TokenizerTraining(objective=ObjectiveConfig(objective="genie"), steps=TRUNK_STEPS, final_learning_rate=0.5)
+    # Matches and not the change of pixels: codes then mean the same on every body (docs/log.md).
+    tokenizer = TokenizerConfig(change="matches")
+    trunk = TokenizerTraining(
+        tokenizer=tokenizer, objective=ObjectiveConfig(objective="genie"), steps=TRUNK_STEPS, final_learning_rate=0.5
+    )
     branch = replace(
         trunk,
         steps=BRANCH_STEPS,
