@@ -73,7 +73,7 @@ def test_the_gap_of_each_body_reaches_the_labels(source, tmp_path, capsys):
 def test_auto_takes_a_cache_that_is_there_or_small(source, tmp_path, monkeypatch):
     frames, read = frames_of(source, 16, tmp_path, "auto")
     assert read == "cache" and isinstance(frames.frames, np.ndarray)
-    monkeypatch.setattr("cyclemimic.recipes.stations.read_mode", lambda videos, free: "segment")
+    monkeypatch.setattr("cyclemimic.recipes.footage.read_mode", lambda videos, free: "segment")
     assert frames_of(source, 16, tmp_path, "auto")[1] == "cache"
     frames, read = frames_of(source, 8, tmp_path, "auto")
     assert read == "segment" and isinstance(frames.frames, VideoFrames)
