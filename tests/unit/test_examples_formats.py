@@ -25,7 +25,7 @@ CASES = {
     "folder": (
         lambda root: video_folder(root, {"arm/1.mp4": 4, "hand/2.mp4": 5}),
         2,
-        "hand/2.mp4 hand None 5.0 (5, 22, 26, 3)",
+        "hand/2.mp4 hand None 5 Hz (5, 22, 26, 3)",
     ),
     "film": (filmed, 1, "go right"),
     "lerobot": (lambda root: FIXTURES / "lerobot/v3.0", 4, "episode_000000"),

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from cyclemimic.data.parts import read_shrunk
-from cyclemimic.data.screen import COLOURS
 from cyclemimic.embodiment.resize import Fit, resampler_name, resize_square
 from cyclemimic.errors import InputError
 from cyclemimic.store.atomic import alone_in, sha256_json
@@ -18,6 +17,7 @@ from cyclemimic.store.frame_cache import INDEX, CacheRecipe, FrameCache, FrameCa
 from cyclemimic.types import ClipInfo, Source
 
 Progress = Callable[[str], None]
+COLOURS = "tagged matrix and range, HDR to SDR 1, on black"  # what data/screen.py does; caches record it
 _DISK_SHARE = 0.8  # of what is free; a full disk stops more than this program
 
 

@@ -9,6 +9,7 @@ From PQ or HLG a picture becomes light in cd/m2 (ITU-R BT.2100), of which 203, t
 Primaries become BT.709's. Light up to `KNEE` stays as it is; the brightest of R, G, B above it is bent so that
 `PEAK_NITS` becomes 1, and the others shrink alike, which keeps the hue. BT.1886 (a power of 2.4) makes it a picture.
 
+Whoever changes what is here changes `COLOURS` in data/cache.py, so that no cache mixes both.
 Letters in shapes: H W picture.
 """
 
@@ -26,7 +27,6 @@ from numpy.typing import NDArray
 from cyclemimic.errors import InputError
 from cyclemimic.types import Float32, UInt8
 
-COLOURS = "tagged matrix and range, HDR to SDR 1, on black"  # caches record it: pixels depend on it
 PQ, HLG = 16, 18  # numbers of ITU-T H.273
 WHITE_NITS, PEAK_NITS, KNEE, SCREEN_POWER = 203.0, 1000.0, 0.8, 2.4
 HLG_POWER = 1.2  # of a screen of 1000 cd/m2

@@ -13,9 +13,9 @@ from typing import Protocol, cast, runtime_checkable
 import av
 import numpy as np
 
-from cyclemimic.data.cache import source_hash
+from cyclemimic.data.cache import COLOURS, source_hash
 from cyclemimic.data.parts import LONG_S, Cutting, Part, parts_of
-from cyclemimic.data.screen import COLOURS, Screen
+from cyclemimic.data.screen import Screen
 from cyclemimic.data.video import clock, open_container, refuse_absent, shown_frames, unreadable, video_stream
 from cyclemimic.embodiment.resize import Fit, resampler_name, resize_square
 from cyclemimic.errors import InputError

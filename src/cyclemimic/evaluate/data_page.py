@@ -74,7 +74,13 @@ def write_data_page(
         *_found_sections(report, sheets),
         *_rest_sections(report),
     ]
-    return write_report(path, f"What {report.name} holds", sections)
+    return write_report(path, f"What {_short(report.name)} holds", sections)
+
+
+def _short(source: str) -> str:
+    """A source's name without the folders of this machine: the page may be shown to others."""
+    kind, colon, path = source.rpartition(":") if "/" in source else ("", "", source)
+    return f"{kind}{colon}{path.rstrip('/').rpartition('/')[2]}"
 
 
 def _advice_section(advice: Sequence[Advice]) -> Section:

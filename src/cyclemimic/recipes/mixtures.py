@@ -9,6 +9,7 @@ Here is what a mixture says; recipes/parts.py opens its sources.
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import tomllib
@@ -132,7 +133,14 @@ def find_mixture(text: str) -> Mixture:
 
 def called(where: str, found: Any) -> Mixture:
     """A `Mixture`, or what a function without arguments returns, which must be one."""
-    mixture = found if isinstance(found, Mixture) or not callable(found) else found()
+    if callable(found) and not isinstance(found, Mixture):
+        try:
+            inspect.signature(found).bind()
+        except TypeError as error:  # such as a source's class, which wants its path
+            remedy = "A source from outside is named package.module:Class=PATH."
+            raise InputError(where, expected="a function without arguments", got=str(error), remedy=remedy) from None
+        found = found()
+    mixture = found
     if not isinstance(mixture, Mixture):
         remedy = "Return a cyclemimic.recipes.mixtures.Mixture."
         raise InputError(where, expected="a Mixture", got=type(mixture).__name__, remedy=remedy)
