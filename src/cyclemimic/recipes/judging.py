@@ -207,7 +207,7 @@ def quality_text(record: QualityRecord) -> str:
     rows = [record.quality.row(), *(found.row() for found in record.controls.values())]
     lines = [*_motion_lines(record)] * (not record.filmed)
     if record.controls or not record.filmed:
-        lines.append(f"{'on ' + record.source:16}" + "".join(f" {name:>15}" for name in record.controls))
+        lines.append(f"{'on ' + record.source:31.31}" + "".join(f" {name:>15}" for name in record.controls))
     void = record.judge.refused and not record.filmed
     for key, text in QUALITY_COLUMNS.items():
         first, *others = (figure(row[key]) for row in rows)
