@@ -127,7 +127,9 @@ def test_a_body_that_was_never_seen_has_probes_of_its_own(judged):
     record = judged("pose+blue")
     assert record.foreign == ("blue",) and math.isfinite(record.quality.probe_same)
     assert math.isnan(record.quality.probe_cross) and math.isnan(record.quality.transfer_cosine)
-    assert "never seen in training: blue; probes are fitted on their own" in judging.quality_text(record)
+    assert "no bodies of the training, by their names: blue; probes are fitted on their own" in judging.quality_text(
+        record
+    )
 
 
 def test_video_alone_is_refused_before_anything_is_decoded(root):
