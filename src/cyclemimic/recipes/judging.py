@@ -232,7 +232,8 @@ def _motion_lines(record: QualityRecord) -> list[str]:
         f"the judge's R2 on validation clips: {figure(judge.r2)}; {axes}",
     ]
     if record.foreign:
-        said = f"no bodies of the training, by their names: {', '.join(record.foreign)}; probes are fitted on their own training clips"
+        names = ", ".join(record.foreign)
+        said = f"no bodies of the training, by their names: {names}; probes are fitted on their own training clips"
         lines += textwrap.wrap(said, 110, subsequent_indent="  ")
     return lines
 
