@@ -99,7 +99,7 @@ def test_a_state_without_a_hand_is_measured_along_its_principal_axes():
     first, second, third = fitted.var(0)
     assert first == pytest.approx(2 * second, rel=0.2) and third < 1e-6
     assert "of 3 numbers of the state" in motion.said and "a [rad], b [rad]" in motion.said
-    assert motion.unit == "of the usual change" and motion.axes == ("axis 1", "axis 2", "axis 3")
+    assert motion.unit == "of the usual change" and motion.axes == ("1st", "2nd", "3rd")
 
 
 def test_few_numbers_leave_axes_on_which_nothing_moves():

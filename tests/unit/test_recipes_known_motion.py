@@ -99,6 +99,8 @@ def test_what_a_refused_judge_reads_is_not_printed(pose):
     lines = said.splitlines()
     assert [line.split()[2] for line in lines if line.startswith("transfer R2")] == ["refused"]
     assert sum("transfer cos refused" in line for line in lines) == 3
+    head, row = (next(line for line in lines if line.startswith(word)) for word in ("on ", "probe same"))
+    assert len(head) == len(row)  # names stand above their numbers
     assert any(line.startswith("axes x, y, z [m]") for line in lines) and max(map(len, lines)) < 120
 
 
@@ -116,7 +118,7 @@ def test_joints_are_measured_along_their_axes_and_have_a_judge_of_their_own(root
     record = judged("joints+red+green")
     assert record.motion.unit == "of the usual change" and "shoulder [rad]" in record.motion.said
     assert math.isfinite(record.quality.probe_cross) and math.isnan(record.quality.probe_axis_3)
-    assert "axes axis 1, axis 2, axis 3 [of the usual change]" in judging.quality_text(record)
+    assert "axes 1st, 2nd, 3rd [of the usual change]" in judging.quality_text(record)
     assert len([p for p in (root / "judge").iterdir() if (p / "judge.json").exists()]) >= 1
     assert (root / "judge" / record.source / "judge.json").exists()
 
@@ -125,7 +127,9 @@ def test_a_body_that_was_never_seen_has_probes_of_its_own(judged):
     record = judged("pose+blue")
     assert record.foreign == ("blue",) and math.isfinite(record.quality.probe_same)
     assert math.isnan(record.quality.probe_cross) and math.isnan(record.quality.transfer_cosine)
-    assert "never seen in training: blue; probes are fitted on their own" in judging.quality_text(record)
+    assert "no bodies of the training, by their names: blue; probes are fitted on their own" in judging.quality_text(
+        record
+    )
 
 
 def test_video_alone_is_refused_before_anything_is_decoded(root):

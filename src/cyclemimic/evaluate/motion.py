@@ -160,8 +160,7 @@ def _principal(
         f"first principal axes of the change over the gap of {int(moves.sum())} numbers of the {first.origin}, each "
         f"over its spread; they make up {', '.join(parts)} of it"
     )
-    names = tuple(f"axis {i}" for i in (1, 2, 3))
-    motion = Motion(axes=names, unit="of the usual change", said=said, within=0.25, moving=0.5)  # type: ignore[arg-type]
+    motion = Motion(axes=("1st", "2nd", "3rd"), unit="of the usual change", said=said, within=0.25, moving=0.5)
     return {name: found.places @ onto for name, found in told.items()}, motion
 
 

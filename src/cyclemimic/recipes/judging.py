@@ -213,7 +213,7 @@ def quality_text(record: QualityRecord) -> str:
     rows = [record.quality.row(), *(found.row() for found in record.controls.values())]
     lines = [*_motion_lines(record)] * (not record.filmed)
     if record.controls or not record.filmed:
-        lines.append(f"{'on ' + record.source:16}" + "".join(f" {name:>15}" for name in record.controls))
+        lines.append(f"{'on ' + record.source:31.31}" + "".join(f" {name:>15}" for name in record.controls))
     void = record.judge.refused and not record.filmed
     for key, text in QUALITY_COLUMNS.items():
         first, *others = (figure(row[key]) for row in rows)
@@ -238,7 +238,8 @@ def _motion_lines(record: QualityRecord) -> list[str]:
         f"the judge's R2 on validation clips: {figure(judge.r2)}; {axes}",
     ]
     if record.foreign:
-        said = f"never seen in training: {', '.join(record.foreign)}; probes are fitted on their own training clips"
+        names = ", ".join(record.foreign)
+        said = f"no bodies of the training, by their names: {names}; probes are fitted on their own training clips"
         lines += textwrap.wrap(said, 110, subsequent_indent="  ")
     return lines
 
