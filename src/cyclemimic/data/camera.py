@@ -1,9 +1,10 @@
 """How the camera itself moves between two frames, whatever a robot does in front of it. Engineering.
 
 One corner of every small block of the picture is followed (pyramidal Lucas-Kanade, there and back), so that a richly
-textured arm has no more votes than its area. Most corners at rest: the camera rests. Else one shift, turn and zoom is
-sought that most of them agree on (RANSAC). An even wall has no corner and no vote; a picture with few corners, or with
-no motion that most agree on, is said to be unknown.
+textured arm has no more votes than its area. Most corners at rest: the camera rests. Else shifts, turns and zooms that
+many corners share are guessed (RANSAC), rest among them, and every block of the picture votes for the one that explains
+it best. The camera follows the winner if that has most votes, and in most ninths of the picture: an arm is not
+everywhere. Pictures with few corners, or without a winner, are said to be unknown.
 
 Letters in shapes: H W picture, n corners, T frames.
 """
