@@ -11,6 +11,7 @@ from cyclemimic.data.seek import index_source
 from cyclemimic.data.sources.folder import FolderSource
 from cyclemimic.data.sources.lerobot import LeRobotSource, licence_of
 from cyclemimic.errors import InputError
+from cyclemimic.recipes import cards
 from cyclemimic.recipes.cards import CARD, renew_card, write_card
 from cyclemimic.recipes.exporting import export
 from cyclemimic.recipes.lineages import licences_behind
@@ -153,7 +154,7 @@ def test_licences_behind_a_tokenizer_count_each_source_once(tmp_path):
     assert licences_behind(tmp_path / "old") is None
 
 
-def test_the_card_of_a_policy(tmp_path):
+def test_the_card_of_a_policy(tmp_path, monkeypatch):
     pretrained = tmp_path / "pretrained"
     pretrained.mkdir()
     run = run_finetune(
@@ -178,6 +179,14 @@ def test_the_card_of_a_policy(tmp_path):
     save_lineage(run, data=[replace(LINEAGE, licences={"mit": 3})])
     write_card(run)
     assert "The licences are those that the data states." in (run / CARD).read_text()
+    # Written again by later code, it still says which code made these weights; of other weights it does not.
+    later = replace(cards.this_machine(), commit="123456789abc")
+    monkeypatch.setattr(cards, "this_machine", lambda: later)
+    write_card(run)
+    assert "123456789abc" not in (run / CARD).read_text()
+    (run / "model.safetensors").write_bytes(b"other weights")
+    write_card(run)
+    assert "commit 123456789abc" in (run / CARD).read_text()
 
 
 def test_without_a_lineage_there_is_no_card(tmp_path):

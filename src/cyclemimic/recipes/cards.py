@@ -7,6 +7,7 @@ no machine: it may be published with the weights.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,8 +70,23 @@ def _what(run: Path) -> str:
         kind = f"A policy that drives {bodies} by pictures and words"
     else:
         kind = "A policy that says which latent action follows a picture and a sentence; it drives no robot yet"
+    return f"{kind}. {_made_by(run)}"
+
+
+def _made_by(run: Path) -> str:
+    """The code that made the weights: what an older card of these very weights says, else the code of today."""
+    card = run / CARD
+    if card.exists():
+        text = card.read_text(encoding="utf-8")
+        told = re.search(r"Made by CycleMimic [^\n]*", text)
+        if told and all(sha256_file(path) in text for path in _weights(run)):
+            return told.group()
     here = this_machine()
-    return f"{kind}. Made by CycleMimic {here.versions.get('cyclemimic', UNKNOWN)}, commit {here.commit or UNKNOWN}."
+    return f"Made by CycleMimic {here.versions.get('cyclemimic', UNKNOWN)}, commit {here.commit or UNKNOWN}."
+
+
+def _weights(run: Path) -> list[Path]:
+    return sorted(path for path in run.glob("*.safetensors") if path.name != "state.safetensors")
 
 
 def _data(run: Path) -> Iterator[str]:
@@ -102,8 +118,7 @@ def _how(run: Path) -> Iterator[str]:
     optim = config.get("optim")
     settings = {**(optim if isinstance(optim, Mapping) else {}), **config}
     yield from (f"- {name}: {settings[name]}" for name in _SETTINGS if settings.get(name) is not None)
-    weights = sorted(path for path in run.glob("*.safetensors") if path.name != "state.safetensors")
-    yield from (f"- `{path.name}`: sha256 {sha256_file(path)}" for path in weights)
+    yield from (f"- `{path.name}`: sha256 {sha256_file(path)}" for path in _weights(run))
     yield f"- everything else: `{CONFIG_FILE}`"
 
 
