@@ -45,20 +45,7 @@ class TableStudy(Study[TableSpec, Row, Planner, CellPlan, Cell]):
 
     def commands_anew(self) -> Planner:
         """A planner of nothing."""
-        return Planner(
-            table=self.table,
-            recipe_name=self.recipe_name,
-            base=self.base,
-            size=self.size,
-            body_names=self.bodies,
-            split=self.split,
-            share=self.share,
-            run=self.run,
-            cache=self.cache,
-            device=self.device,
-            precision=self.precision,
-            pace_ms=self.pace_ms(),
-        )
+        return Planner(table=self.table, **self.for_commands())
 
     def planned(self, commands: Planner) -> list[CellPlan]:
         """Every row at every seed."""

@@ -44,19 +44,7 @@ class PolicyStudy(Study[PolicyTable, PolicyRow, PolicyTablePlanner, PolicyCellPl
 
     def commands_anew(self) -> PolicyTablePlanner:
         """A planner of nothing."""
-        return PolicyTablePlanner(
-            recipe_name=self.recipe_name,
-            base=self.base,
-            size=self.size,
-            body_names=self.bodies,
-            split=self.split,
-            share=self.share,
-            run=self.run,
-            cache=self.cache,
-            device=self.device,
-            precision=self.precision,
-            pace_ms=self.pace_ms(),
-        )
+        return PolicyTablePlanner(**self.for_commands())
 
     def planned(self, commands: PolicyTablePlanner) -> list[PolicyCellPlan]:
         """Few demonstrations first, where most is to be gained."""

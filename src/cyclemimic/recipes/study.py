@@ -144,6 +144,14 @@ class Study(ABC, Generic[TableT, RowT, CommandsT, PlanT, CellT]):
     def check(self) -> None:
         """Refuse with an InputError what this kind of study cannot do; nothing unless overridden."""
 
+    def for_commands(self) -> dict[str, Any]:
+        """What every collection of commands is told of this study: the arguments of `Commands`."""
+        return {
+            "recipe_name": self.recipe_name, "base": self.base, "size": self.size, "body_names": self.bodies,
+            "split": self.split, "share": self.share, "run": self.run, "cache": self.cache, "device": self.device,
+            "precision": self.precision, "pace_ms": self.pace_ms(),
+        }  # fmt: skip
+
     @abstractmethod
     def commands_anew(self) -> CommandsT:
         """An empty collection of commands."""
