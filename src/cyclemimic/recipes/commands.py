@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -138,6 +138,24 @@ def needed(jobs: Mapping[str, Job], ends: Iterable[str]) -> list[Job]:
             wanted.add(name)
             ahead += jobs[name].after
     return [job for name, job in jobs.items() if name in wanted]
+
+
+def decides(config: object) -> Any:
+    """A config as what decides a training's numbers: `asdict`, without fields that say no more than was so before them.
+
+    A field that is new to a config says in its metadata what held `before` there was such a field. As long as it has
+    that value, keys are those of before, and nothing that was measured is measured again.
+    """
+    if is_dataclass(config):
+        values = {f.name: (getattr(config, f.name), f.metadata) for f in fields(config)}
+        return {name: decides(value) for name, (value, told) in values.items() if _is_new(value, told)}
+    if isinstance(config, Mapping):
+        return {name: decides(value) for name, value in config.items()}
+    return [decides(value) for value in config] if isinstance(config, list | tuple) else config
+
+
+def _is_new(value: object, told: Mapping[Any, Any]) -> bool:
+    return "before" not in told or value != told["before"]
 
 
 def plain(value: object) -> Any:

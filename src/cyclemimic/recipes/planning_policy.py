@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cyclemimic.errors import InputError
-from cyclemimic.recipes.commands import DEMONSTRATION_SEED, EPISODE_SEED, SEED_STRIDE, Made
+from cyclemimic.recipes.commands import DEMONSTRATION_SEED, EPISODE_SEED, SEED_STRIDE, Made, decides
 from cyclemimic.recipes.planning_tokenizer import TokenizerCommands
 from cyclemimic.train.stage2_pretrain import PretrainConfig
 from cyclemimic.train.stage3_finetune import FinetuneConfig
@@ -85,7 +85,7 @@ class PolicyCommands(TokenizerCommands):
             )  # fmt: skip
         return self.make(
             "true-actions", seed, "learn the true actions of other bodies", FINETUNE_STEP_S * steps,
-            [asdict(replace(config, seed=seed, use_proprioception=state)), steps, list(only), size.acting_skills,
+            [decides(replace(config, seed=seed, use_proprioception=state)), steps, list(only), size.acting_skills,
              size.episodes],
             lambda out: (
                 "finetune", "--source", f"film:{film.folder}", "--run", out, "--body", *only, "--as-one-body",
@@ -104,7 +104,7 @@ class PolicyCommands(TokenizerCommands):
         steps = self.steps(config.optim.steps)
         return self.make(
             "pretrain", seed, f"pre-train a policy: {row}", PRETRAIN_STEP_S * steps,
-            [asdict(replace(config, seed=seed)), steps, *(["state"] if state else [])],
+            [decides(replace(config, seed=seed)), steps, *(["state"] if state else [])],
             lambda out: (
                 "pretrain", "--source", f"film:{film.folder}" if state else f"folder:{film.folder}/video",
                 *(["--proprioception"] if state else []), "--labels", video.folder, "--run", out,
@@ -139,7 +139,7 @@ class PolicyCommands(TokenizerCommands):
             rate: learning rate.
         """
         size, shown = self.size, self.demonstrations(seed)
-        facts: list[Any] = [asdict(replace(config, seed=seed)), steps, "full", size.acting_body, size.per_skill]
+        facts: list[Any] = [decides(replace(config, seed=seed)), steps, "full", size.acting_body, size.per_skill]
         words: list[object] = []
         if known is not None:
             words += ["--labels", known.folder]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from cyclemimic.recipes.commands import Commands, Made, plain
+from cyclemimic.recipes.commands import Commands, Made, decides, plain
 from cyclemimic.recipes.tables import Row, shortened
 from cyclemimic.train.stage1_tokenizer import TokenizerTraining
 
@@ -65,7 +65,7 @@ class TokenizerCommands(Commands):
         begun: tuple[Made, ...] = (),
     ) -> Made:
         precision = self.precision or config.precision
-        facts = plain(asdict(replace(config, seed=seed, precision=precision)))
+        facts = plain(decides(replace(config, seed=seed, precision=precision)))
         for name in _BESIDE:
             del facts[name]
         alone = self.pace_ms.get("genie", PACE_MS_ALONE)

@@ -123,6 +123,14 @@ POLICY = PolicyTable(
             beside="ac3_other_bodies",
         ),
         PolicyRow(
+            name="no_codes",
+            says="as oracle_codes, but pre-training learns only where a clip ends: what video gives without codes",
+            start="true motion",
+            others=True,
+            changes=("end_only",),
+            beside="oracle_codes",
+        ),
+        PolicyRow(
             name="true_actions",
             says="pre-trained on true actions and states of the other bodies; its action decoder is kept: the bound",
             start="true actions",

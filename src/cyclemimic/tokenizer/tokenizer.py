@@ -54,7 +54,7 @@ class TokenizerConfig:
 
     size_px: int = 32
     change: Literal["pixels", "features", "matches", "none"] = "pixels"
-    match_reach: int = 3
+    match_reach: int = field(default=3, metadata={"before": 3})
     decoder: str = "motion"
     given_tokens: int = 0
     words: bool = False
