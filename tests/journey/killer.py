@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+import cyclemimic
 from cyclemimic import cli
 from cyclemimic.policy.network import NetworkSpec, build_pretrain_network
 from cyclemimic.policy.vocabulary import Vocabulary
@@ -30,7 +31,7 @@ from cyclemimic.train.stage3_finetune import FinetuneStage
 from cyclemimic.train.trackers import open_tracker
 from tests.journey.small import BODIES, CHECKPOINT_EVERY, NETWORK, SKILLS, STEPS, recipe
 
-PACKAGE = str(Path(cli.__file__).parent)
+PACKAGE = str(Path(cyclemimic.__file__).parent)
 DRAWN = 4  # kills at drawn moments, beside the torn files
 
 

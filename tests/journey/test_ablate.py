@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from cyclemimic.cli import main, the_recipe
+from cyclemimic.cli import main
+from cyclemimic.cli.choices import the_recipe
 from cyclemimic.evaluate.cells import Cell
 from cyclemimic.evaluate.pilot import PILOT
 from cyclemimic.recipes.commands import StudySize

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors import safe_open
 
-from cyclemimic.cli import RECIPES, VERBS
+from cyclemimic.cli import VERBS
+from cyclemimic.cli.choices import RECIPES
 from cyclemimic.data.sources.folder import FolderSource
 from cyclemimic.evaluate.records import load_quality, load_rollouts
 from cyclemimic.nn.batches import pixels

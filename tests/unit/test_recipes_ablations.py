@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from cyclemimic.cli import the_recipe
+from cyclemimic.cli.choices import the_recipe
 from cyclemimic.errors import InputError
 from cyclemimic.nn.vision import BackboneConfig
 from cyclemimic.recipes import ablations
