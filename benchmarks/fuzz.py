@@ -1,12 +1,13 @@
 """Damaged input for everything that reads what others wrote: it is read, or refused with an InputError, and no more.
 
-python benchmarks/fuzz.py [--inputs 10000] [--only NAME ...] [--out FILE.json]
+python benchmarks/fuzz.py [--inputs 10000] [--only NAME ...] [--go-on] [--out FILE.json]
 
 Each parser gets sound inputs in which some bytes are changed, cut, doubled or put in; input i of a parser depends on
 the seed and i alone. A parser runs in a process of its own with little memory and a clock for each input, so that a
 crash or a hang of a library below us is counted too, and ends nothing. `lost` counts those among the refused for which
-the child that reads HDF5 crashed or hung. With --only, what FILE says of the other parsers is kept. Exit status 1 where
-anything else than an InputError came out.
+the child that reads HDF5 crashed or hung. With --only, what FILE says of the other parsers is kept. FILE is written as counts
+grow, and with --go-on a parser begins behind the inputs that FILE counts for it. Exit status 1 where anything else than
+an InputError came out.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ import tarfile
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -50,6 +53,8 @@ RLDS_SHARD, HDF5_FILE = "bridge_dataset-train.tfrecord-00000-of-00002", "image.h
 MEMORY_BYTES, CLOCK_S = 4 << 30, 20
 HDF5_PATIENCE_S = 2  # its child is given up long before the clock of an input runs out
 SEED = 0
+TELL_INPUTS = 250  # after so many the counts are written
+_KINDS = ("read", "refused", "lost", "other", "crashed", "hung")
 FAST = "/dev/shm" if Path("/dev/shm").is_dir() else None  # a file per input: in memory where there is such a folder
 _TEMPTING = (b"\xff" * 8, b"\0" * 8, b"\x7f" + b"\xff" * 7, b"\x80" * 10, b"\xff" * 4, b"\x80\0\0\0", b"\0")
 
@@ -210,9 +215,31 @@ def _annotations(protocol: int) -> bytes:
     return pickle.dumps(value, protocol)
 
 
-def run(name: str, inputs: int) -> dict[str, object]:
-    """Counts of what a parser did with damaged inputs."""
-    counts, others, done, start = Counter[str](), list[str](), 0, time.monotonic()
+def run(
+    name: str, inputs: int, before: Mapping[str, Any] | None = None, tell: Callable[[dict[str, object]], None] = print
+) -> dict[str, object]:
+    """Counts of what a parser did with damaged inputs.
+
+    Args:
+        name: the parser.
+        inputs: how many, those of `before` included.
+        before: what an earlier run counted; its inputs are not done again.
+        tell: is given the counts so far, now and then.
+    """
+    counts, done, start = Counter[str](), 0, time.monotonic()
+    others: list[str] = []
+    commits, spent_s = [this_machine().commit], 0.0
+    if before is not None:
+        counts.update({kind: before[kind] for kind in _KINDS if kind in before})
+        done, others, spent_s = before["inputs"], list(before["examples"]), before["wall_s"]
+        earlier = str(before["commit"]).split(", ")
+        commits = [*earlier, *(one for one in commits if one not in earlier)]
+
+    def found() -> dict[str, object]:
+        seconds = round(spent_s + time.monotonic() - start, 1)
+        kinds = {kind: counts[kind] for kind in _KINDS}
+        return {"inputs": done, **kinds, "wall_s": seconds, "commit": ", ".join(commits), "examples": others[:5]}
+
     while done < inputs:
         reader, writer = os.pipe()
         child = os.fork()
@@ -229,17 +256,15 @@ def run(name: str, inputs: int) -> dict[str, object]:
                     counts["refused"] += 1
                 if outcome == "other":
                     others.append(f"input {done - 1}: {said}")
+                if done % TELL_INPUTS == 0:
+                    tell(found())
         _, status = os.waitpid(child, 0)
         if os.WIFSIGNALED(status):
             hung = os.WTERMSIG(status) == signal.SIGALRM
             counts["hung" if hung else "crashed"] += 1
             others.append(f"input {done}: signal {os.WTERMSIG(status)}")
             done += 1
-    wanted = ("read", "refused", "lost", "other", "crashed", "hung")
-    seconds = round(time.monotonic() - start, 1)
-    commit = this_machine().commit
-    found = {"inputs": inputs, **{k: counts[k] for k in wanted}, "wall_s": seconds, "commit": commit}
-    return {**found, "examples": others[:5]}
+    return found()
 
 
 def _work(name: str, first: int, inputs: int, writer: int) -> None:
@@ -277,17 +302,21 @@ def main() -> int:
     ask = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     ask.add_argument("--inputs", type=int, default=10_000)
     ask.add_argument("--only", nargs="*", default=[])
+    ask.add_argument("--go-on", action="store_true", help="begin behind the inputs that FILE counts")
     ask.add_argument("--out", type=Path, default=HERE / "results" / "fuzz.json")
     args = ask.parse_args()
     with tempfile.TemporaryDirectory(dir=FAST) as folder:
         names = [name for name in parsers(Path(folder)) if not args.only or name in args.only]
-    found = _kept(args.out) if args.only else {}
+    found = _kept(args.out) if args.only or args.go_on else {}
+
+    def write(name: str, counts: dict[str, object]) -> None:
+        found[name] = counts
+        machine = asdict(this_machine())
+        write_json(args.out, {"seed": SEED, "memory_bytes": MEMORY_BYTES, "parsers": found, "machine": machine})
+
     for name in names:
-        found[name] = run(name, args.inputs)
+        write(name, run(name, args.inputs, found.get(name) if args.go_on else None, partial(write, name)))
         print(f"{name:22} {found[name]}", flush=True)
-    write_json(
-        args.out, {"seed": SEED, "memory_bytes": MEMORY_BYTES, "parsers": found, "machine": asdict(this_machine())}
-    )
     found = {name: found[name] for name in names}
     bad = [name for name, c in found.items() if c["other"] or c["crashed"] or c["hung"]]
     print(f"only InputErrors came out of {len(found) - len(bad)} of {len(found)} parsers")
