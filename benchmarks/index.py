@@ -22,8 +22,8 @@ import numpy as np
 import pyarrow as pa
 
 from cyclemimic.data.loader import PairLoader, split_clips
-from cyclemimic.data.seek import open_videos
 from cyclemimic.data.segments import SegmentLoader
+from cyclemimic.data.unkept import open_videos
 from cyclemimic.evaluate.pages import this_machine
 from cyclemimic.nn.words import WordHash
 from cyclemimic.store.atomic import write_json

@@ -17,9 +17,9 @@ import numpy as np
 
 from cyclemimic.data.cache import build_cache
 from cyclemimic.data.loader import PairLoader
-from cyclemimic.data.seek import open_videos
 from cyclemimic.data.segments import SegmentLoader
 from cyclemimic.data.sources.folder import FolderSource
+from cyclemimic.data.unkept import open_videos
 from cyclemimic.store.frame_cache import FrameCache
 from cyclemimic.types import Task
 from cyclemimic.worlds.arms import ArmsWorld

@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cyclemimic.data.filed import IndexedVideos
 from cyclemimic.data.loader import PairLoader, split_clips
 from cyclemimic.data.pairs import gap_in_frames
-from cyclemimic.data.seek import IndexedVideos, VideoFrames, VideoIndex, open_videos
+from cyclemimic.data.seek import VideoIndex
 from cyclemimic.data.segments import SegmentLoader
+from cyclemimic.data.unkept import VideoFrames, open_videos
 from cyclemimic.randomness import rng_for
 from cyclemimic.store.clips import names_of
 from cyclemimic.store.index import EpisodeIndex, EpisodeRow, build_index
@@ -173,8 +175,8 @@ class Files:
 @pytest.fixture
 def videos(tmp_path, monkeypatch):
     """The files through an index of several row groups."""
-    monkeypatch.setattr("cyclemimic.store.index.PART_ROWS", 5)
-    monkeypatch.setattr("cyclemimic.store.index.GROUP_ROWS", 8)
+    monkeypatch.setattr("cyclemimic.store.episode_rows.PART_ROWS", 5)
+    monkeypatch.setattr("cyclemimic.store.episode_rows.GROUP_ROWS", 8)
     source = Files()
     build_index(tmp_path / "index.parquet", source.names(), source.row, lambda name: 1)
     return open_videos(source, 8, index=EpisodeIndex.open(tmp_path / "index.parquet"))

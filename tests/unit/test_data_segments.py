@@ -4,9 +4,10 @@ import pytest
 from cyclemimic.data.cache import build_cache
 from cyclemimic.data.cuts import cuts_of
 from cyclemimic.data.loader import PairLoader
-from cyclemimic.data.seek import index_video, open_videos
+from cyclemimic.data.seek import index_video
 from cyclemimic.data.segments import SegmentLoader, read_mode
 from cyclemimic.data.sources.folder import FolderSource
+from cyclemimic.data.unkept import open_videos
 from cyclemimic.data.video import read_video, write_video
 from cyclemimic.errors import InputError
 from cyclemimic.nn.words import WordHash

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cyclemimic.data.cache import build_cache, source_hash
-from cyclemimic.data.seek import index_source
+from cyclemimic.data.filed import index_source
 from cyclemimic.data.sources.folder import FolderSource
 from cyclemimic.data.sources.lerobot import LeRobotSource, licence_of
 from cyclemimic.errors import InputError

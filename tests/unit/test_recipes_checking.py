@@ -12,7 +12,7 @@ from cyclemimic.data.advice import advice_on
 from cyclemimic.data.axes import axes_found, rows_of
 from cyclemimic.data.check import ClipCheck, SourceReport, check_clips
 from cyclemimic.data.check_journal import CheckJournal, check_from_json, check_to_json
-from cyclemimic.data.seek import Filed
+from cyclemimic.data.filed import Filed
 from cyclemimic.data.skip import Skip, read_skips, skips_of, write_skips
 from cyclemimic.data.sources.chosen import options_of
 from cyclemimic.data.video import write_video

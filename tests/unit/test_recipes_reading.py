@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from cyclemimic.cli import main
-from cyclemimic.data.seek import VideoFrames
 from cyclemimic.data.segments import SegmentLoader
 from cyclemimic.data.sources.folder import FolderSource
+from cyclemimic.data.unkept import VideoFrames
 from cyclemimic.data.video import write_video
 from cyclemimic.errors import InputError
 from cyclemimic.recipes.footage import cached, frames_of

@@ -3,10 +3,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from cyclemimic.cli import main
-from cyclemimic.data.seek import episode_row, index_source, open_videos, video_of
+from cyclemimic.data.filed import episode_row, index_source, video_of
 from cyclemimic.data.sources.folder import FolderSource
+from cyclemimic.data.unkept import open_videos
 from cyclemimic.errors import InputError
-from cyclemimic.store import index as store_index
+from cyclemimic.store import episode_rows
 from cyclemimic.store.index import EpisodeIndex, EpisodeRow, build_index
 from tests.unit.data_small import video_folder
 from tests.unit.test_data_segments import Nameless, busy
@@ -50,7 +51,7 @@ def test_with_the_index_no_file_is_looked_at(source, tmp_path, monkeypatch):
     def never(*_, **__):
         raise AssertionError
 
-    monkeypatch.setattr("cyclemimic.data.seek.index_video", never)
+    monkeypatch.setattr("cyclemimic.data.filed.index_video", never)
     with_it = open_videos(source, 11, index=index)
     assert tuple(with_it.clips) == without.clips and with_it.skipped == without.skipped
     assert tuple(with_it.sha256) == tuple(without.sha256)
@@ -70,8 +71,8 @@ def counted(names, stop_at=None):
 
 
 def test_a_killed_build_goes_on_and_a_whole_one_is_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(store_index, "PART_ROWS", 5)
-    monkeypatch.setattr(store_index, "GROUP_ROWS", 7)
+    monkeypatch.setattr(episode_rows, "PART_ROWS", 5)
+    monkeypatch.setattr(episode_rows, "GROUP_ROWS", 7)
     path, names = tmp_path / "index.parquet", [str(i) for i in range(1, 24)]
     describe, first = counted(names, stop_at="13")
     with pytest.raises(RuntimeError, match="killed"):

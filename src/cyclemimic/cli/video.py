@@ -108,7 +108,7 @@ def data(
         elif action == "cache":
             footage.cached(one.source, size_px, cache)
         else:
-            found = footage.indexed(one.source, cache, threads=threads)
+            found = footage.indexed(one.source, cache, threads=threads, look_again=True)
             bad = int((found.frames == 0).sum())
             print(f"{len(found)} episodes, {int(found.frames.sum())} frames, {bad} of no use: {found.path}")
 

@@ -49,20 +49,31 @@ def cuts_of(cache: FrameCache, path: Path | None = None, progress: Callable[[str
         path: a JSON file that keeps them; it is written anew when frames or method differ.
         progress: is given a line at the end.
     """
-    facts = {"frames_sha256": frames_hash(cache), "method": METHOD}
-    if path is not None and path.exists():
-        try:
-            kept = read_json(path)
-            if all(kept.get(name) == fact for name, fact in facts.items()):
-                return [np.array(cuts, np.int64) for cuts in kept["cuts"]]
-        except (InputError, KeyError, ValueError):
-            pass  # damaged: finding them again is the remedy
+    if path is not None and (known := kept_cuts(cache, path)) is not None:
+        return known
     found = [find_cuts(cache.clip_frames(i)) for i in range(len(cache))]
     if path is not None:
-        write_json(path, {**facts, "cuts": [cuts.tolist() for cuts in found]})
+        write_json(path, {**_facts(cache), "cuts": [cuts.tolist() for cuts in found]})
     if progress is not None:
         progress(f"{sum(map(len, found))} cuts in {sum(len(c) > 0 for c in found)} of {len(found)} clips")
     return found
+
+
+def kept_cuts(cache: FrameCache, path: Path) -> list[Int64] | None:
+    """The cuts that `cuts_of` kept; None where there are none of these frames by this method."""
+    if not path.exists():
+        return None
+    try:
+        kept = read_json(path)
+        if all(kept.get(name) == fact for name, fact in _facts(cache).items()):
+            return [np.array(cuts, np.int64) for cuts in kept["cuts"]]
+    except (InputError, KeyError, ValueError):
+        pass  # damaged: finding them again is the remedy
+    return None
+
+
+def _facts(cache: FrameCache) -> dict[str, str]:
+    return {"frames_sha256": frames_hash(cache), "method": METHOD}
 
 
 def _look(frames: UInt8) -> tuple[Float32, Float32]:

@@ -16,6 +16,7 @@ import numpy as np
 from cyclemimic.data.flow import backward_flow, one_thread_each
 from cyclemimic.embodiment.resize import resize_square
 from cyclemimic.errors import InputError
+from cyclemimic.store.clips import facts_of
 from cyclemimic.store.frame_cache import FrameCache
 from cyclemimic.types import ClipInfo, Float64, Int64, UInt8
 
@@ -104,10 +105,12 @@ def sampled(clips: Sequence[ClipInfo]) -> dict[str, list[int]]:
     out: dict[str, list[int]] = {}
     for i, clip in enumerate(clips):
         out.setdefault(clip.embodiment, []).append(i)
-    return {
-        body: [mine[i] for i in np.unique(np.linspace(0, len(mine) - 1, min(CLIPS, len(mine))).astype(int))]
-        for body, mine in out.items()
-    }
+    return {body: [mine[i] for i in _spread(len(mine))] for body, mine in out.items()}
+
+
+def _spread(count: int) -> list[int]:
+    """At most `CLIPS` of so many clips, spread evenly."""
+    return [int(i) for i in np.unique(np.linspace(0, count - 1, min(CLIPS, count)).astype(int))]
 
 
 def propose_gaps(
@@ -121,13 +124,20 @@ def propose_gaps(
         InputError: a body in whose clips nothing moves far enough.
     """
     caches = [caches] if isinstance(caches, FrameCache) else caches
-    clips = [(clip, cache, i) for cache in caches for i, clip in enumerate(cache.clips)]
+    facts = [facts_of(cache.clips) for cache in caches]
     gaps: dict[str, float] = {}
-    for body, mine in sorted(sampled([clip for clip, _, _ in clips]).items()):
+    for body in sorted({body for one in facts for body in one.embodiments}):
+        mine = [
+            (number, i)
+            for number, one in enumerate(facts)
+            if body in one.bodies
+            for i in np.flatnonzero(one.body == one.bodies.index(body)).tolist()
+        ]
+        mine = [mine[n] for n in _spread(len(mine))]
         found = propose_gap(
             body,
-            [frames_to_move(np.asarray(cache.clip_frames(i))) for _, cache, i in (clips[n] for n in mine)],
-            [clips[n][0].fps for n in mine],
+            [frames_to_move(np.asarray(caches[number].clip_frames(i))) for number, i in mine],
+            [float(facts[number].fps[i]) for number, i in mine],
             motion,
         )
         if found.gap_s is None:

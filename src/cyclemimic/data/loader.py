@@ -19,7 +19,7 @@ from cyclemimic.data.true_actions import ActionTable, TrueActions, action_table
 from cyclemimic.errors import InputError
 from cyclemimic.nn.words import WordHash
 from cyclemimic.randomness import draw_for, rng_for
-from cyclemimic.store.clips import ClipFacts, facts_of, names_of
+from cyclemimic.store.clips import ClipFacts, chosen, facts_of, names_of
 from cyclemimic.store.feature_cache import FeatureCache
 from cyclemimic.store.feature_rows import FeatureRows, unpacked
 from cyclemimic.store.flow_cache import FlowCache, frames_hash
@@ -164,6 +164,11 @@ class PairLoader:
         """How many different pairs there are."""
         return len(self._runs)
 
+    @property
+    def num_skipped(self) -> int:
+        """How many clips to draw from have no pair."""
+        return sum(len(runs.without) for _, _, runs in self._chosen)
+
     @cached_property
     def skipped(self) -> tuple[SkippedClip, ...]:
         """The clips to draw from that have no pair, and why."""
@@ -283,7 +288,7 @@ class PairLoader:
         for i, cache in enumerate(self.caches):
             which = np.arange(len(cache)) if keep is None else np.unique(np.asarray(keep[i], np.int64))
             if len(which):
-                shots = None if cuts is None else [cuts[i][c] for c in which]
+                shots = None if cuts is None else chosen(cuts[i], which)
                 with _named_source(None if names is None else names[i]):
                     runs = pair_runs(
                         facts[i] if keep is None else facts[i].chosen(which),
@@ -416,9 +421,9 @@ def _check(
     if keep is not None and not any(len(k) for k in keep):
         remedy = "With few clips a side of a split may be empty; hold out more, or change the seed."
         raise InputError("keep", expected="at least one clip", got="none", remedy=remedy)
-    for cache, chosen in zip(caches, keep or (), strict=False):
-        if len(chosen) and (np.min(chosen) < 0 or np.max(chosen) >= len(cache)):
-            expected, got = f"clips below {len(cache)}", f"up to {np.max(chosen)}"
+    for cache, kept in zip(caches, keep or (), strict=False):
+        if len(kept) and (np.min(kept) < 0 or np.max(kept) >= len(cache)):
+            expected, got = f"clips below {len(cache)}", f"up to {np.max(kept)}"
             raise InputError("keep", expected=expected, got=got, remedy="Split the clips of this cache.")
 
 

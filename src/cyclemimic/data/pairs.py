@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclemimic.errors import InputError, did_you_mean
-from cyclemimic.store.clips import ClipFacts, facts_of
+from cyclemimic.store.clips import ClipFacts, CutTable, facts_of
 from cyclemimic.store.frame_cache import SkippedClip
 from cyclemimic.types import ClipInfo, Gap, Int64
 
@@ -202,12 +202,15 @@ def _shots(lengths: Int64, cuts: Sequence[Int64] | None) -> tuple[Int64, Int64, 
     clip = np.arange(len(lengths), dtype=np.int64)
     if cuts is None:
         return clip, np.zeros_like(clip), lengths
-    shots = 1 + np.array([len(cut) for cut in cuts], np.int64)
+    shots = 1 + (cuts.counts if isinstance(cuts, CutTable) else np.array([len(cut) for cut in cuts], np.int64))
     opening = np.cumsum(shots) - shots  # where each clip's first shot is
     first = np.zeros(int(shots.sum()), np.int64)
     later = np.ones(len(first), np.bool_)
     later[opening] = False
-    first[later] = np.concatenate([np.empty(0, np.int64), *(cut for cut in cuts if len(cut))])
+    if isinstance(cuts, CutTable):
+        first[later] = cuts.frames
+    else:
+        first[later] = np.concatenate([np.empty(0, np.int64), *(cut for cut in cuts if len(cut))])
     last = np.append(first[1:], 0)
     last[opening + shots - 1] = lengths
     return np.repeat(clip, shots), first, last

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from cyclemimic.data.loader import PairArrays, PairLoader
 from cyclemimic.data.mixture import Mixture
-from cyclemimic.data.seek import VideoFrames
 from cyclemimic.data.true_actions import TrueActions
+from cyclemimic.data.unkept import VideoFrames
 from cyclemimic.errors import InputError
 from cyclemimic.nn.words import WordHash
 from cyclemimic.randomness import rng_for

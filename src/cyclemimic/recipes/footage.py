@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclemimic.data.cache import build_cache, source_hash
-from cyclemimic.data.cuts import cuts_of
+from cyclemimic.data.cut_table import cut_table
+from cyclemimic.data.cuts import cuts_of, kept_cuts
+from cyclemimic.data.filed import Filed, IndexedVideos, content_of, index_source, large_index
 from cyclemimic.data.flow import build_flow
 from cyclemimic.data.gap import propose_gaps
-from cyclemimic.data.seek import Filed, index_source, open_videos
 from cyclemimic.data.segments import ReadMode, read_mode
 from cyclemimic.data.sources.calvin import CalvinSource
 from cyclemimic.data.sources.chosen import chosen_of, options_of
@@ -30,10 +31,12 @@ from cyclemimic.data.sources.remote import heard
 from cyclemimic.data.sources.rlds import RldsSource
 from cyclemimic.data.sources.webdataset import WebDatasetSource
 from cyclemimic.data.true_actions import TrueActions
+from cyclemimic.data.unkept import VideoFrames, open_videos
 from cyclemimic.errors import InputError, did_you_mean
 from cyclemimic.names import meets, named
 from cyclemimic.nn.words import WordHash
 from cyclemimic.store.atomic import sha256_json
+from cyclemimic.store.clips import CutTable, facts_of
 from cyclemimic.store.feature_cache import FEATURE_INDEX, FeatureCache
 from cyclemimic.store.feature_rows import FeatureRecipe, StoredAs
 from cyclemimic.store.flow_cache import FlowCache
@@ -143,24 +146,39 @@ def frames_of(
     source: Source, size_px: int, root: Path, read: ReadMode | Literal["auto"]
 ) -> tuple[FrameCache, ReadMode]:
     """The source's frames, decoded once or when asked for, and which of it."""
+    videos: FrameCache | None = None
     if read == "auto":
-        if (root / _name_of_cache(source_hash(source), size_px) / INDEX).exists() or not isinstance(source, Filed):
+        large = large_index(source, _index_path(source, root))
+        content = (large and content_of(large)) or source_hash(source)
+        if (root / _name_of_cache(content, size_px) / INDEX).exists() or not isinstance(source, Filed):
             read = "cache"
         else:
             root.mkdir(parents=True, exist_ok=True)
-            read = read_mode(open_videos(source, size_px, index=indexed(source, root)), shutil.disk_usage(root).free)
+            videos = open_videos(source, size_px, index=indexed(source, root))
+            read = read_mode(videos, shutil.disk_usage(root).free)
         print(f"read: {read}", flush=True)
     if read == "cache":
         return cached(source, size_px, root), read
-    videos = open_videos(source, size_px, index=indexed(source, root))
+    videos = videos or open_videos(source, size_px, index=indexed(source, root))
     for skipped in videos.skipped:
         print(f"skipped {skipped.name}: {skipped.reason}", flush=True)
     return videos, read
 
 
-def indexed(source: Source, root: Path, *, threads: int = 1) -> EpisodeIndex:
-    """What reading a source's frames needs, looked up once and kept below `root`."""
-    path, said = root / f"index-{sha256_json(source.name)[:16]}.parquet", Progress(name="index", total=1)
+def indexed(source: Source, root: Path, *, threads: int = 1, look_again: bool = False) -> EpisodeIndex:
+    """What reading a source's frames needs, looked up once and kept below `root`.
+
+    Whether files came or changed is seen at every call, but of a large source only with `look_again`: otherwise its
+    files are looked at when they are opened, see `large_index`.
+    """
+    path, said = _index_path(source, root), Progress(name="index", total=1)
+    if not look_again and (large := large_index(source, path)) is not None:
+        print(
+            f"index: {len(large)} episodes as they were; a file is looked at when it is opened. If files came or "
+            "changed, run `cyclemimic data index` of this source.",
+            flush=True,
+        )
+        return large
 
     def say(done: int, total: int) -> None:
         said.total = total
@@ -172,18 +190,44 @@ def indexed(source: Source, root: Path, *, threads: int = 1) -> EpisodeIndex:
     return EpisodeIndex.open(path)
 
 
+def _index_path(source: Source, root: Path) -> Path:
+    return root / f"index-{sha256_json(source.name)[:16]}.parquet"
+
+
 def _name_of_cache(content: str, size_px: int) -> str:
     return f"{content[:16]}-{size_px}px"
 
 
-def shots(cache: FrameCache, root: Path) -> list[Int64]:
-    """Where new shots begin in each clip of a cache; found once and kept beside the frames."""
+def shots(cache: FrameCache, root: Path, *, threads: int = 1) -> Sequence[Int64]:
+    """Where new shots begin in each clip of a cache; found once, and kept beside the frames or the index."""
     decoded = "" if isinstance(cache.frames, np.ndarray) else "-unkept"
     path = root / f"{_name_of_cache(cache.source_hash, cache.size_px)}{decoded}-cuts.json"
+    frames: Any = cache.frames
+    if isinstance(frames, VideoFrames) and isinstance(frames.indices, IndexedVideos):
+        return _shots_of_index(cache, frames.indices, path, threads)
     with together() as first:
         if first:
             cuts_of(cache, path)
     return cuts_of(cache, path)
+
+
+def _shots_of_index(cache: FrameCache, videos: IndexedVideos, before: Path, threads: int) -> CutTable:
+    path = videos.episodes.path.with_name(f"{videos.episodes.path.stem}-{cache.size_px}px-cuts.parquet")
+    said = Progress(name="cuts", total=1)
+
+    def say(done: int, total: int) -> None:
+        said.total = total
+        said.update(done)
+
+    with together() as first:
+        if first:
+            kept = None if path.exists() else kept_cuts(cache, before)  # as they were kept before there was a table
+            known = None if kept is None else dict(zip(videos.rows.tolist(), kept, strict=True))
+            cut_table(cache, path, threads=threads, progress=say, known=known)
+    found, bad = cut_table(cache, path)
+    if bad:
+        print(f"{bad} clips cannot be decoded and are left out; column fault of {path} says why", flush=True)
+    return found
 
 
 def settled_gap(caches: FrameCache | Sequence[FrameCache], gap_s: Gap | Literal["auto"]) -> Gap:
@@ -198,7 +242,8 @@ def gap_for(cache: FrameCache, gap_s: Gap) -> Gap:
     """A tokenizer's H for the bodies of a cache; where it has one for each, new ones get theirs by the same rule."""
     if not isinstance(gap_s, Mapping):
         return gap_s
-    new = np.array([i for i, clip in enumerate(cache.clips) if clip.embodiment not in gap_s], np.int64)
+    facts = facts_of(cache.clips)
+    new = np.flatnonzero(~np.isin(np.array(facts.bodies)[facts.body], tuple(gap_s)))
     found = dict(propose_gaps(cache.subset(new), progress=print)) if len(new) else {}
     return {body: gap_s.get(body, found.get(body, 0.0)) for body in cache.embodiments}
 

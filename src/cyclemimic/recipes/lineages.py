@@ -10,6 +10,7 @@ from cyclemimic.data.cache import source_hash
 from cyclemimic.errors import InputError
 from cyclemimic.recipes.parts import OpenMixture, Part, Sources, name_of, origin_of, parts_of, weights_of
 from cyclemimic.store.atomic import sha256_json
+from cyclemimic.store.clips import chosen, facts_of
 from cyclemimic.store.frame_cache import FrameCache
 from cyclemimic.store.label_store import LabelStore
 from cyclemimic.store.lineage import Lineage, licences_of, read_lineage
@@ -34,10 +35,10 @@ def lineage_of(
             name=part.name,
             content=cache.source_hash,
             clips=len(mine),
-            licences=licences_of([cache.clips[i] for i in mine]),
+            licences=licences_of(chosen(cache.clips, mine)),
             origin=origin_of(part.source),
             share=round(share, 6),
-            bodies=tuple(sorted({cache.clips[i].embodiment for i in mine})),
+            bodies=facts_of(cache.clips).chosen(mine).embodiments,
         )
         for part, cache, mine, share in zip(parts_of(source), caches, clips, shares, strict=True)
     )

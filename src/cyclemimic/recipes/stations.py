@@ -58,6 +58,7 @@ from cyclemimic.recipes.parts import (
     weights_of,
 )
 from cyclemimic.store.atomic import read_json, sha256_file, write_json
+from cyclemimic.store.clips import chosen as some
 from cyclemimic.store.clips import facts_of
 from cyclemimic.store.feature_cache import FeatureCache
 from cyclemimic.store.frame_cache import FrameCache
@@ -178,7 +179,7 @@ def run_tokenizer(
     config = replace(config, gap_s=gap_s)
     extras = loader_extras([part.source for part in parts_of(source)], caches, config, gap_s, cache_root)
     extras |= {"seed": config.seed, "batch_size": config.batch_size}
-    cuts = [shots(cache, cache_root) for cache in caches]
+    cuts = [shots(cache, cache_root, threads=config.threads) for cache in caches]
     loader = (
         SegmentLoader(caches[0], gap_s, keep=keep[0], cuts=cuts[0], **extras)
         if read == "segment"
@@ -280,7 +281,8 @@ def run_label_part(
             place = store_of(out, source, one)
             if isinstance(source, OpenMixture):
                 print(f"label {one.name}", flush=True)
-            cuts, gap_s = shots(cache, cache_root), gap_for(cache, facts["gap_s"])
+            cuts = shots(cache, cache_root, threads=threads)
+            gap_s = gap_for(cache, facts["gap_s"])
             known: dict[str, Any] = {"origin": origin_of(one.source), "tokenizer_licences": learnt}
             if engine == "ray":
                 size_px = tokenizer.config.size_px
@@ -294,9 +296,10 @@ def run_label_part(
                 elif features != "compute":
                     kept = kept_features(tokenizer, cache, cache_root, features, device)
                 if bodies:
-                    keep = np.array([i for i, clip in enumerate(cache.clips) if clip.embodiment in wanted], np.int64)
+                    numbers = facts_of(cache.clips)
+                    keep = np.flatnonzero(np.isin(np.array(numbers.bodies)[numbers.body], wanted))
                     # Kept features lie in the order of the whole cache; here they are computed anew: the same codes.
-                    cache, cuts, kept = cache.subset(keep), [cuts[i] for i in keep], None
+                    cache, cuts, kept = cache.subset(keep), some(cuts, keep), None
                     gap_s = gap_for(cache, facts["gap_s"])
                 label_part(
                     tokenizer, sha256, cache, gap_s, place,

@@ -11,7 +11,7 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -151,8 +151,22 @@ def sha256_file(path: Path | str) -> str:
 
 def sha256_json(value: Any) -> str:
     """Sha256 of a JSON value in one canonical spelling: the order of keys does not matter. NaN is refused."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def canonical(value: Any) -> str:
+    """The spelling that `sha256_json` hashes."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def sha256_list(entries: Iterable[str]) -> str:
+    """`sha256_json` of a list whose entries are `canonical` already; none need be held."""
+    digest, before = hashlib.sha256(b"["), b""
+    for entry in entries:
+        digest.update(before + entry.encode())
+        before = b","
+    digest.update(b"]")
+    return digest.hexdigest()
 
 
 def read_json(path: Path | str) -> dict[str, Any]:

@@ -69,10 +69,46 @@ class ClipTable(LazyRows[ClipInfo]):
     def names(self) -> Iterator[str]:
         """The clips' names in order, and nothing else of them."""
 
+    @abstractmethod
+    def licences(self) -> Iterator[str | None]:
+        """Their licences in order, and nothing else of them."""
+
+
+class CutTable(Sequence[Int64]):
+    """Where new shots begin in each of n clips, as two arrays.
+
+    Args:
+        counts: how many cuts each clip has [n].
+        frames: the frames with which a new shot begins, clip after clip, ascending in each [cuts].
+    """
+
+    def __init__(self, counts: Int64, frames: Int64) -> None:
+        self.counts, self.frames = counts, frames
+        self._first: Int64 = np.cumsum(counts) - counts
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def __getitem__(self, i):  # type: ignore[no-untyped-def]  # noqa: ANN001  as `Sequence` has it
+        if isinstance(i, slice):
+            return tuple(self[n] for n in range(*i.indices(len(self))))
+        first = int(self._first[i])
+        return self.frames[first : first + int(self.counts[i])]
+
+    def chosen(self, entries: Int64) -> CutTable:
+        """The same of these clips [m] only."""
+        counts = self.counts[entries]
+        place = np.repeat(self._first[entries] - (np.cumsum(counts) - counts), counts) + np.arange(int(counts.sum()))
+        return CutTable(counts, self.frames[place])
+
 
 def chosen(entries: Sequence[T], which: Int64) -> Sequence[T]:
     """Some entries [m] of a sequence, in their order."""
-    return entries.chosen(which) if isinstance(entries, LazyRows) else tuple(entries[i] for i in which.tolist())
+    if isinstance(entries, LazyRows):
+        return entries.chosen(which)
+    if isinstance(entries, CutTable):
+        return entries.chosen(which)  # type: ignore[return-value]  # whose entries are T
+    return tuple(entries[i] for i in which.tolist())
 
 
 def facts_of(clips: Sequence[ClipInfo]) -> ClipFacts:
@@ -91,3 +127,8 @@ def facts_of(clips: Sequence[ClipInfo]) -> ClipFacts:
 def names_of(clips: Sequence[ClipInfo]) -> Iterator[str]:
     """The names of clips in order; no clip of a table is made."""
     return clips.names() if isinstance(clips, ClipTable) else (clip.name for clip in clips)
+
+
+def licences_in(clips: Sequence[ClipInfo]) -> Iterator[str | None]:
+    """The licences of clips in order; no clip of a table is made."""
+    return clips.licences() if isinstance(clips, ClipTable) else (clip.licence for clip in clips)

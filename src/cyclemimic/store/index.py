@@ -1,21 +1,18 @@
 """One Parquet file that says of every episode of a source what reading its frames needs; no pixels. Engineering.
 
-    FILE          a row per episode, see `SCHEMA`; row groups of `GROUP_ROWS`
-    FILE.parts/   while it is being built: a file per `PART_ROWS` episodes, each whole
+A row per episode, see `SCHEMA`, built as store/episode_rows.py says. An episode's mark is made from its name, its
+file's size and time, and what is said of it elsewhere, so files that changed are looked at again, and no others. The
+file's notes hold the fingerprint of the source: of a large one nobody looks at every file again.
 
-A part is named by its episodes and the sizes of their files, so a build that was killed goes on, and files that changed
-are looked at again. Any Parquet reader can use the file without this package.
+Any Parquet reader can use the file without this package.
 """
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +22,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from cyclemimic.errors import InputError
-from cyclemimic.store.atomic import alone_in, sha256_json, write_atomically
 from cyclemimic.store.clips import ClipFacts, ClipTable
+from cyclemimic.store.episode_rows import Progress, build_rows, mark_of, notes_of, write_rows
 from cyclemimic.types import ClipInfo, Float64, Int64
 
-FORMAT = "cyclemimic-index-1"
-PART_ROWS, GROUP_ROWS = 512, 2048
+FORMAT = "cyclemimic-index-2"
 KEPT_GROUPS = 32  # of those read last
-_KEY = b"cyclemimic"
+BATCH_ROWS = 512
 SCHEMA = pa.schema(
     [
         ("uri", pa.string()),  # where the episode lies, as its source names it
@@ -51,9 +47,15 @@ SCHEMA = pa.schema(
         ("instruction", pa.string()),
         ("licence", pa.string()),
         ("fault", pa.string()),  # why it is of no use
+        ("size_bytes", pa.int64()),  # of its file; -1 where it could not be read
+        ("mtime_ns", pa.int64()),  # when its file was changed; 0 where nobody knows
+        ("edges", pa.string()),  # a hash of its file's ends
+        ("content", pa.list_(pa.string())),  # what the source's fingerprint is made from, see `Fingerprints`
+        ("mark", pa.string()),
     ]
 )
-Progress = Callable[[int, int], None]
+_NOT_IN_ROWS = ("content", "mark")  # which nobody needs to read frames
+_ROW = [name for name in SCHEMA.names if name not in _NOT_IN_ROWS]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +78,10 @@ class EpisodeRow:
     instruction: str | None = None
     licence: str | None = None
     fault: str | None = None
+    size_bytes: int = -1
+    mtime_ns: int = 0
+    edges: str = ""
+    content: Sequence[str] = ()  # is written, and not read again
 
 
 class _Groups:
@@ -85,7 +91,7 @@ class _Groups:
         self.path = path
         self._lock = threading.Lock()
         self._file = _file(path)
-        metadata = self._file.metadata
+        metadata, self.notes = self._file.metadata, notes_of(self._file.schema_arrow)
         lengths = [metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)]
         self.edges: Int64 = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
         self._kept: OrderedDict[int, Any] = OrderedDict()
@@ -104,7 +110,7 @@ class _Groups:
         with self._lock:
             table = self._kept.pop(group, None)
             if table is None:
-                table = _read(self._file, group, None, self.path)
+                table = _read(self._file, group, _ROW, self.path)
             self._kept[group] = table
             if len(self._kept) > KEPT_GROUPS:
                 self._kept.popitem(last=False)
@@ -121,6 +127,11 @@ class EpisodeIndex:
     body: NDArray[np.int32]  # [n], into `bodies`
     bodies: tuple[str, ...]
     groups: _Groups = field(repr=False, compare=False)
+
+    @property
+    def notes(self) -> dict[str, str]:
+        """What was noted of the source as a whole when it was indexed."""
+        return self.groups.notes
 
     @classmethod
     def open(cls, path: Path | str) -> EpisodeIndex:
@@ -151,7 +162,7 @@ class EpisodeIndex:
     def rows(self) -> Iterator[EpisodeRow]:
         """Every episode in order, one row group in memory at a time."""
         for group in range(len(self.groups)):
-            for batch in self.groups.read(group, None).to_batches(max_chunksize=PART_ROWS):
+            for batch in self.groups.read(group, _ROW).to_batches(max_chunksize=BATCH_ROWS):
                 for row in batch.to_pylist():
                     yield EpisodeRow(**row)
 
@@ -184,6 +195,10 @@ class IndexedClips(ClipTable):
         """Their names in order."""
         return (name for _, name in self._words(("uri",)))
 
+    def licences(self) -> Iterator[str | None]:
+        """Their licences in order."""
+        return (licence for _, licence in self._words(("licence",)))
+
     def _words(self, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
         """Row, and what it says, of every clip."""
         if not (np.diff(self._rows) > 0).all():
@@ -215,10 +230,12 @@ def build_index(
     path: Path | str,
     names: Sequence[str],
     describe: Callable[[str], EpisodeRow],
-    size_of: Callable[[str], int],
+    state_of: Callable[[str], Any],
     *,
     threads: int = 1,
     progress: Progress | None = None,
+    about: str = "",
+    notes: Callable[[Iterator[str]], Mapping[str, str]] | None = None,
 ) -> EpisodeIndex:
     """Make or go on with the index of `names`, in their order; one that is up to date is kept.
 
@@ -226,74 +243,38 @@ def build_index(
         path: the Parquet file.
         names: of all episodes.
         describe: looks at one episode; called by several threads.
-        size_of: bytes of an episode's file; another size, or another name, is another episode.
+        state_of: such as bytes and time of an episode's file, as JSON has it; another state is another episode.
         threads: how many look at once.
         progress: is given the number of episodes done and of all.
+        about: what decides the notes beside the episodes; other rows stay.
+        notes: what is noted of the whole, from the `content` of all episodes in order.
     """
     path = Path(path)
-    chunks = [names[i : i + PART_ROWS] for i in range(0, len(names), PART_ROWS)]
-    keys = [sha256_json([FORMAT, [[name, size_of(name)] for name in chunk]]) for chunk in chunks]
-    content = sha256_json([FORMAT, keys])
-    if _content_of(path) == content:
-        return EpisodeIndex.open(path)
-    folder = path.with_name(f"{path.name}.parts")
-    with alone_in(folder, waiting=print), ThreadPoolExecutor(max(1, threads)) as pool:
-        if _content_of(path) == content:  # whoever was waited for has made it
-            return EpisodeIndex.open(path)
-        done = 0
-        for chunk, key in zip(chunks, keys, strict=True):
-            part = folder / f"{key[:32]}.parquet"
-            if not part.exists():
-                table = _table(list(pool.map(describe, chunk)))
-                write_atomically(part, partial(pq.write_table, table))
-            done += len(chunk)
-            if progress is not None:
-                progress(done, len(names))
-        parts = [folder / f"{key[:32]}.parquet" for key in keys]
-        write_atomically(path, lambda temporary: _join(parts, temporary, content))
-        shutil.rmtree(folder)
+
+    def noted(tables: Iterator[Any]) -> Mapping[str, str]:
+        lines = (line for table in tables for told in table["content"].to_pylist() for line in told)
+        return {"about": about, **({} if notes is None else notes(lines))}
+
+    build_rows(
+        path,
+        SCHEMA,
+        [mark_of([name, state_of(name)]) for name in names],
+        lambda i: asdict(describe(names[i])),
+        kind=FORMAT,
+        state=about,
+        threads=threads,
+        progress=progress,
+        notes=noted,
+    )
     return EpisodeIndex.open(path)
 
 
-def write_index(path: Path | str, tables: Iterator[Any], content: str) -> None:
-    """Write tables of `SCHEMA` as one index, in row groups of `GROUP_ROWS`; one group in memory at a time.
+def write_index(path: Path | str, tables: Iterator[Any], content: str, notes: Mapping[str, str] | None = None) -> None:
+    """Write tables of `SCHEMA` as one index; one row group in memory at a time.
 
-    `content` is a hash of what the rows were made from.
+    `content` is a hash of what the rows were made from, `notes` what is known of the whole.
     """
-    schema = SCHEMA.with_metadata({_KEY: content.encode()})
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        waiting: list[Any] = []
-        for table in tables:
-            waiting.append(table)
-            while sum(map(len, waiting)) >= GROUP_ROWS:
-                joined = pa.concat_tables(waiting)
-                writer.write_table(_one_dictionary(joined.slice(0, GROUP_ROWS), schema), row_group_size=GROUP_ROWS)
-                waiting = [joined.slice(GROUP_ROWS)]
-        if sum(map(len, waiting)):
-            writer.write_table(_one_dictionary(pa.concat_tables(waiting), schema), row_group_size=GROUP_ROWS)
-
-
-def _join(parts: Sequence[Path], temporary: Path, content: str) -> None:
-    write_index(temporary, (pq.read_table(part, schema=SCHEMA) for part in parts), content)
-
-
-def _one_dictionary(table: Any, schema: Any) -> Any:
-    return table.unify_dictionaries().combine_chunks().replace_schema_metadata(schema.metadata)
-
-
-def _table(rows: Sequence[EpisodeRow]) -> Any:
-    found = [asdict(row) for row in rows]
-    columns = {name: [row[name] for row in found] for name in SCHEMA.names}
-    return pa.table({name: pa.array(columns[name], SCHEMA.field(name).type) for name in SCHEMA.names}, SCHEMA)
-
-
-def _content_of(path: Path) -> str | None:
-    """What an index was made from, hashed; None where there is none or it is damaged: building is the remedy."""
-    try:
-        metadata = pq.read_schema(path).metadata or {}
-    except (pa.ArrowException, OSError):
-        return None
-    return str(metadata.get(_KEY, b"").decode(errors="replace")) or None
+    write_rows(path, tables, SCHEMA, content, notes)
 
 
 def _file(path: Path) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 
 from cyclemimic.errors import InputError
 from cyclemimic.store.atomic import read_json, write_json
+from cyclemimic.store.clips import licences_in
 from cyclemimic.types import ClipInfo
 
 UNKNOWN = "unknown"
@@ -44,7 +45,7 @@ class Lineage:
 
 def licences_of(clips: Sequence[ClipInfo]) -> dict[str, int]:
     """How many clips are under each licence, in order of its name; those of which nothing is stated as `unknown`."""
-    return dict(sorted(Counter(clip.licence or UNKNOWN for clip in clips).items()))
+    return dict(sorted(Counter(licence or UNKNOWN for licence in licences_in(clips)).items()))
 
 
 def licence_text(licences: Mapping[str, int]) -> str:

@@ -96,7 +96,7 @@ def label_part(
 
 def shards_of(cache: FrameCache, loader: PairLoader, wanted: int) -> int:
     """How many shards a store has: as many as `wanted`, but none is empty, whatever the number of processes."""
-    return min(wanted, len(cache) - len(loader.skipped))
+    return min(wanted, len(cache) - loader.num_skipped)
 
 
 def provenance_of(
@@ -167,7 +167,9 @@ def label_shard(
 def _labelled(batches: Iterable[PairArrays], scenes: ScenesOnce, count: Callable[[int], None]) -> Iterator[LabelRows]:
     for arrays in batches:
         codes, margin = scenes.tokenizer.label_scenes(*scenes.of(arrays))
-        names = tuple(scenes.loader.clips[i].name for i in arrays.clip)
+        clips, place = np.unique(arrays.clip, return_inverse=True)  # a name is looked up once a batch
+        known = [scenes.loader.clips[i].name for i in clips.tolist()]
+        names = tuple(known[i] for i in place.tolist())
         frame = arrays.frame.astype(np.int32)
         yield LabelRows(clip=names, frame=frame, codes=codes.cpu().numpy(), margin=margin.cpu().numpy())
         count(len(arrays))

@@ -15,8 +15,8 @@ from urllib.parse import unquote
 
 from cyclemimic.data.cache import source_hash
 from cyclemimic.data.check import GAP_S, Remarking
+from cyclemimic.data.filed import Described, Filed
 from cyclemimic.data.pairs import gap_in_frames
-from cyclemimic.data.seek import Filed
 from cyclemimic.data.skip import read_skips
 from cyclemimic.data.stabilise import METHOD, Still, named_mode, stabilised
 from cyclemimic.errors import InputError, did_you_mean
@@ -107,6 +107,15 @@ class FiledChosenSource(ChosenSource):
     def rate_of(self, name: str) -> float | None:
         """See the source's own."""
         return self.source.rate_of(name)
+
+    def told_of(self, name: str) -> str:
+        """See `Described`."""
+        return self.source.told_of(name) if isinstance(self.source, Described) else ""
+
+    def beside(self) -> str:
+        """See `Described`: the list of clips is beside their files, too."""
+        own = self.source.beside() if isinstance(self.source, Described) else ""
+        return sha256_json([own, sorted(self.skip)])
 
 
 def options_of(text: str) -> tuple[str, dict[str, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -63,6 +63,22 @@ class FilmSource:
     def rate_of(self, name: str) -> float | None:
         """See `FolderSource.rate_of`."""
         return self._video.rate_of(name)
+
+    def told_of(self, name: str) -> str:
+        """See `Described`."""
+        return self._video.told_of(name)
+
+    def beside(self) -> str:
+        """See `Described`."""
+        return self._video.beside()
+
+    def content_of(self, name: str) -> Sequence[str]:
+        """See `Fingerprints`."""
+        return self._video.content_of(name)
+
+    def fingerprint_from(self, content: Iterable[str]) -> str:
+        """See `Fingerprints`."""
+        return self._video.fingerprint_from(content)
 
     def read(self, clip: ClipInfo) -> Episode:
         """Decode one clip and read its actions.

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import stat
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -17,6 +15,7 @@ from cyclemimic.data.long_video import LongVideo, is_long
 from cyclemimic.data.parts import Part, Shrink
 from cyclemimic.data.seek import parts_of_video
 from cyclemimic.data.sources.remote import at_hand
+from cyclemimic.data.stamp import size_and_edges_of
 from cyclemimic.data.video import (
     IMAGE_EXTENSIONS,
     IMAGE_FOLDER_FPS_HZ,
@@ -27,12 +26,11 @@ from cyclemimic.data.video import (
     read_video,
 )
 from cyclemimic.errors import InputError, did_you_mean
-from cyclemimic.store.atomic import sha256_json
+from cyclemimic.store.atomic import canonical, sha256_file, sha256_list
 from cyclemimic.types import ClipInfo, Episode
 
 SIDECAR = "clips.jsonl"
 UNKNOWN_BODY = "unknown"
-_EDGE_BYTES = 64 << 10
 _SPELT_OUT = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
 
 
@@ -88,23 +86,27 @@ class FolderSource:
             InputError: the folder holds no clip, or `clips.jsonl` is wrong.
         """
         if self._clips is None:
-            names = self._listed
-            rows = self._rows
-            if rows and not rows.keys() & set(names):
-                word = next(iter(rows))
-                raise InputError(
-                    self.path / SIDECAR,
-                    expected="files of this folder",
-                    got=f"none of them, for example {word!r}",
-                    remedy=f"Give paths relative to the folder. {did_you_mean(word, names[:10])}",
-                )
+            names, rows = self.names(), self._rows
             described = (self._describe(name, rows.get(name)) for name in names)
             self._clips = tuple(clip for whole in described for clip in self._cut(whole))
         return self._clips
 
     def names(self) -> Sequence[str]:
-        """The names of all clips, in order; no file is opened."""
-        return self._listed
+        """The names of all clips, in order; no clip's file is opened.
+
+        Raises:
+            InputError: as `clips`.
+        """
+        names, rows = self._listed, self._rows
+        if rows and not rows.keys() & set(names):
+            word = next(iter(rows))
+            raise InputError(
+                self.path / SIDECAR,
+                expected="files of this folder",
+                got=f"none of them, for example {word!r}",
+                remedy=f"Give paths relative to the folder. {did_you_mean(word, names[:10])}",
+            )
+        return names
 
     def describe(self, name: str) -> ClipInfo:
         """One clip's facts, from its file's header; 0 frames where it cannot be opened."""
@@ -145,6 +147,8 @@ class FolderSource:
     def file_of(self, name: str) -> Path:
         """Where a clip lies."""
         name = self._parts[name].whole if name in self._parts else name
+        if "\\x" in name:
+            _ = self._listed  # which tells how odd names are spelt out
         name = self._on_disk.get(name, name)
         alone = name == self.path.name and not os.path.lexists(self.path / name)
         return self.path if alone else self.path / name
@@ -160,8 +164,28 @@ class FolderSource:
         Times and the root's path stay out, so that a copied folder is the same source. Files are not read
         whole: a change in the middle of a large file that keeps its size goes unnoticed.
         """
-        digests = [{**asdict(clip), "content": _content_of(self.file_of(clip.name))} for clip in self.clips()]
-        return sha256_json(digests)
+        return self.fingerprint_from(self._content_line(clip) for clip in self.clips())
+
+    def fingerprint_from(self, content: Iterable[str]) -> str:
+        """See `Fingerprints`."""
+        return sha256_list(content)
+
+    def content_of(self, name: str) -> Sequence[str]:
+        """See `Fingerprints`."""
+        return [self._content_line(clip) for clip in self._cut(self.describe(name))]
+
+    def told_of(self, name: str) -> str:
+        """See `Described`: the clip's line of the sidecar."""
+        row = self._rows.get(name)
+        return sidecar_line(row) if row else ""
+
+    def beside(self) -> str:
+        """See `Described`: the sidecar's hash."""
+        path = self.path / SIDECAR
+        return sha256_file(path) if path.is_file() else ""
+
+    def _content_line(self, clip: ClipInfo) -> str:
+        return canonical({**asdict(clip), "content": _content_of(self.file_of(clip.name))})
 
     @cached_property
     def _names(self) -> frozenset[str]:
@@ -344,19 +368,3 @@ def _content_of(path: Path) -> list[list[str | int]]:
     except OSError:  # it vanished just now, or may not be looked at
         files = (path,)
     return [[file.name.encode("utf-8", "backslashreplace").decode(), *size_and_edges_of(file)] for file in files]
-
-
-def size_and_edges_of(file: Path) -> tuple[int, str]:
-    """Bytes, and a hash of the first and last of them; (-1, '') where they cannot be read: `read` says why."""
-    try:
-        found = file.stat()
-        if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for
-            return -1, ""
-        size_bytes = found.st_size
-        with file.open("rb") as handle:
-            digest = hashlib.sha256(handle.read(_EDGE_BYTES))
-            handle.seek(max(0, size_bytes - _EDGE_BYTES))
-            digest.update(handle.read(_EDGE_BYTES))
-    except OSError:
-        return -1, ""
-    return size_bytes, digest.hexdigest()

@@ -21,7 +21,6 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from cyclemimic.data.sources.folder import size_and_edges_of
 from cyclemimic.data.sources.lerobot_meta import (
     INFO,
     UNREADABLE,
@@ -31,6 +30,7 @@ from cyclemimic.data.sources.lerobot_meta import (
     read_meta,
 )
 from cyclemimic.data.sources.remote import at_hand
+from cyclemimic.data.stamp import size_and_edges_of
 from cyclemimic.data.video import read_moments
 from cyclemimic.data.writers.film import space_from_json
 from cyclemimic.data.writers.lerobot import ACTION, OWN, STATE
