@@ -5,9 +5,9 @@ python benchmarks/fuzz.py [--inputs 10000] [--only NAME ...] [--go-on] [--out FI
 Each parser gets sound inputs in which some bytes are changed, cut, doubled or put in; input i of a parser depends on
 the seed and i alone. A parser runs in a process of its own with little memory and a clock for each input, so that a
 crash or a hang of a library below us is counted too, and ends nothing. `lost` counts those among the refused for which
-the child that reads HDF5 crashed or hung. With --only, what FILE says of the other parsers is kept. FILE is written as counts
-grow, and with --go-on a parser begins behind the inputs that FILE counts for it. Exit status 1 where anything else than
-an InputError came out.
+the child that reads HDF5 crashed or hung. With --only, what FILE says of the other parsers is kept. FILE is written as
+counts grow, and with --go-on a parser begins behind the inputs that FILE counts for it. Exit status 1 where anything
+else than an InputError came out.
 """
 
 from __future__ import annotations

@@ -69,6 +69,5 @@ def require_unchanged(file: Path, known: FileStamp) -> None:
         file,
         expected=f"the file that was indexed ({known.size_bytes} bytes)",
         got=got,
-        remedy="It changed since. Run `cyclemimic data index SOURCE`, which looks at what changed; labels and weights "
-        "made of the old file name its source by another hash.",
+        remedy="It changed since it was indexed. Run `cyclemimic data index` of this source, then the same command.",
     )
