@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from cyclemimic.data.pictures import decode_pictures
-from cyclemimic.data.screen import HLG, PQ
+from cyclemimic.data.screen import HLG, PQ, Screen
 from cyclemimic.data.seek import OpenVideo, index_video
 from cyclemimic.data.video import read_video
 from cyclemimic.errors import InputError
@@ -137,6 +137,93 @@ def test_a_bright_colour_keeps_its_hue(tmp_path):
     path = clip_of(tmp_path / "a.mkv", [pq(light)], matrix=9, bits=10, transfer=PQ, primaries=9)
     shown = (middles(read_video(path).frames[0])[0] / 255) ** 2.4
     np.testing.assert_allclose(shown / shown[0], [1, 0.25, 0.05], atol=0.02)
+
+
+# xy of red, green, blue and white (ITU-R BT.709, BT.2020; SMPTE RP 431, EG 432).
+PRIMARIES = {
+    1: ((0.64, 0.33), (0.30, 0.60), (0.15, 0.06), (0.3127, 0.3290)),
+    9: ((0.708, 0.292), (0.170, 0.797), (0.131, 0.046), (0.3127, 0.3290)),
+    12: ((0.680, 0.320), (0.265, 0.690), (0.150, 0.060), (0.3127, 0.3290)),
+}
+
+
+def to_xyz(primaries):
+    """Linear RGB to XYZ, Y of white 1 (SMPTE RP 177)."""
+    red, green, blue, white = (np.array([x, y, 1 - x - y]) / y for x, y in PRIMARIES[primaries])
+    columns = np.stack([red, green, blue], 1)
+    return columns * np.linalg.solve(columns, white)
+
+
+def curve(light, transfer):
+    """What is stored of light: sRGB's curve, or the power of the screen that is tagged."""
+    if transfer == 13:
+        return np.where(light <= 0.0031308, 12.92 * light, 1.055 * np.maximum(light, 1e-9) ** (1 / 2.4) - 0.055)
+    return light ** (1 / {4: 2.2, 5: 2.8}.get(transfer, 2.4))
+
+
+def light_of(signal, transfer):
+    """The other way round."""
+    grid = np.linspace(0, 1, 200001)
+    return np.interp(signal, curve(grid, transfer), grid)
+
+
+def wide(colour, primaries, transfer):
+    """What a camera of wide primaries stores of a colour [0, 255] of BT.709."""
+    light = np.linalg.solve(to_xyz(primaries), to_xyz(1) @ light_of(np.array(colour) / 255, transfer))
+    return curve(np.maximum(light, 0), transfer)
+
+
+@pytest.mark.parametrize("transfer", [1, 2, 4, 13, 14])
+@pytest.mark.parametrize(("primaries", "word"), [(9, "BT.2020"), (12, "Display P3")])
+@pytest.mark.parametrize(("name", "codec", "bits"), [("a.mkv", "ffv1", 10), ("a.mp4", "libx264", 8)])
+def test_wide_primaries_come_back_as_those_of_a_plain_screen(tmp_path, transfer, primaries, word, name, codec, bits):
+    stored_as = [wide(c, primaries, transfer) for c in PATCHES]
+    assert np.abs(255 * np.array(stored_as) - PATCHES).max() > 20, "a reader that ignores the tag would be found out"
+    words = {"matrix": 9 if primaries == 9 else 1, "bits": bits, "transfer": transfer, "primaries": primaries}
+    video = read_video(clip_of(tmp_path / name, stored_as, codec=codec, **words))
+    found = middles(video.frames[1])
+    if bits == 10:
+        np.testing.assert_allclose(found, PATCHES, atol=3)
+    # By light: where a channel is dark beside bright ones, a step of theirs in 8 bits is many of its own.
+    np.testing.assert_allclose(light_of(found / 255, transfer), light_of(np.array(PATCHES) / 255, transfer), atol=0.015)
+    greys = [i for i, patch in enumerate(PATCHES) if len(set(patch)) == 1]
+    np.testing.assert_allclose(found[greys], np.array(PATCHES)[greys], atol=1)
+    assert video.remarks == (f"wide colours ({word}) became those of a plain screen",)
+    frames = OpenVideo(index_video(tmp_path / name))
+    np.testing.assert_array_equal(np.stack([frames.picture(t) for t in range(2)]), video.frames)
+
+
+def test_what_a_plain_screen_cannot_show_is_cut_off_and_dci_white_stays_white(tmp_path):
+    pure = [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1), (0.5, 0.5, 0.5)]
+    for primaries in (9, 11, 12):
+        path = clip_of(tmp_path / f"{primaries}.mkv", pure, matrix=1, bits=10, transfer=1, primaries=primaries)
+        found = middles(read_video(path).frames[0])
+        np.testing.assert_allclose(found[:3], 255 * np.eye(3), atol=75)
+        assert (found[:3].argmax(1) == [0, 1, 2]).all() and (found[[0, 1, 2], [0, 1, 2]] >= 254).all()
+        np.testing.assert_allclose(found[3:], [[255] * 3, [128] * 3], atol=1)
+
+
+@pytest.mark.parametrize("primaries", [1, 2, 5, 6, 7])
+@pytest.mark.parametrize("transfer", [1, 2, 13])
+def test_plain_and_untagged_primaries_are_left_alone(tmp_path, primaries, transfer):
+    words = {"matrix": 1, "bits": 10, "primaries": primaries, "transfer": transfer}
+    video = read_video(clip_of(tmp_path / "a.mkv", fractions(PATCHES), **words))
+    np.testing.assert_allclose(middles(video.frames[0]), PATCHES, atol=3)
+    assert video.remarks == ()
+    # BT.2020's matrix alone says nothing of primaries.
+    video = read_video(clip_of(tmp_path / "b.mkv", fractions(PATCHES), matrix=9, bits=10, primaries=2))
+    np.testing.assert_allclose(middles(video.frames[0]), PATCHES, atol=3)
+
+
+def test_wide_colours_that_are_transparent_lie_on_black():
+    picture = np.array([[[200, 50, 30, 255], [200, 50, 30, 128], [90, 90, 90, 0]]], np.uint8)
+    frame = av.VideoFrame.from_ndarray(picture, format="rgba")
+    frame.color_primaries, frame.color_trc = 12, 1
+    screen = Screen("here")
+    shown = screen.show(frame)[0].astype(int)
+    assert shown[0, 0] > 205 and shown[0, 1] < 50 and (shown[2] == 0).all()
+    np.testing.assert_allclose(shown[1], shown[0] * 128 / 255, atol=2)
+    assert len(screen.remarks) == 2
 
 
 def test_what_is_transparent_lies_on_black_and_is_remarked(tmp_path):

@@ -150,7 +150,8 @@ def test_the_fingerprint_of_a_folder_has_not_changed(tmp_path):
     (tmp_path / "arm/1.mp4").write_bytes(b"not a video, but the same bytes everywhere")
     content = [["1.mp4", 42, hashlib.sha256(2 * b"not a video, but the same bytes everywhere").hexdigest()]]
     clip = {
-        "name": "arm/1.mp4", "embodiment": "arm", "fps": IMAGE_FOLDER_FPS_HZ, "num_frames": 0, "instruction": None, "licence": None,
+        "name": "arm/1.mp4", "embodiment": "arm", "fps": IMAGE_FOLDER_FPS_HZ, "num_frames": 0, "instruction": None,
+        "licence": None,
     }  # fmt: skip
     assert FolderSource(tmp_path).fingerprint() == sha256_json([{**clip, "content": content}])
 

@@ -17,7 +17,8 @@ from cyclemimic.store.frame_cache import INDEX, CacheRecipe, FrameCache, FrameCa
 from cyclemimic.types import ClipInfo, Source
 
 Progress = Callable[[str], None]
-COLOURS = "tagged matrix and range, HDR to SDR 1, on black"  # what data/screen.py does; caches record it
+# What data/screen.py does; caches record it.
+COLOURS = "tagged matrix and range, HDR to SDR 1, wide to BT.709 1, on black"
 _DISK_SHARE = 0.8  # of what is free; a full disk stops more than this program
 
 

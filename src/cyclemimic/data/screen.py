@@ -2,12 +2,16 @@
 
 Matrix (BT.601, 709, 2020 ...) and range (full, limited) are those that the file is tagged with; FFmpeg's converter does
 that. Untagged video counts as BT.601 of limited range, as FFmpeg writes and reads it, whatever its size. What is
-transparent lies on black. High dynamic range (PQ, HLG) is brought to standard range here, in numpy: with another
-FFmpeg the converter would do something else, and labels depend on pixels.
+transparent lies on black. High dynamic range (PQ, HLG) is brought to standard range here, and wide primaries to
+BT.709's, in numpy: with another FFmpeg the converter would do something else, and labels depend on pixels.
 
 From PQ or HLG a picture becomes light in cd/m2 (ITU-R BT.2100), of which 203, the white of paper (ITU-R BT.2408), is 1.
 Primaries become BT.709's. Light up to `KNEE` stays as it is; the brightest of R, G, B above it is bent so that
 `PEAK_NITS` becomes 1, and the others shrink alike, which keeps the hue. BT.1886 (a power of 2.4) makes it a picture.
+
+A picture of standard range tagged with BT.2020's or P3's primaries becomes light by the curve of its screen (BT.1886
+unless tagged otherwise), its primaries become BT.709's, what they cannot show is cut off at 0 and 1, and the same curve
+makes it a picture again: greys stay as they are. Other primaries, and those that are not tagged, are left alone.
 
 Whoever changes what is here changes `COLOURS` in data/cache.py, so that no cache mixes both.
 Letters in shapes: H W picture.
@@ -30,12 +34,19 @@ from cyclemimic.types import Float32, UInt8
 PQ, HLG = 16, 18  # numbers of ITU-T H.273
 WHITE_NITS, PEAK_NITS, KNEE, SCREEN_POWER = 203.0, 1000.0, 0.8, 2.4
 HLG_POWER = 1.2  # of a screen of 1000 cd/m2
-_P3 = 12
-# Linear RGB to linear RGB of BT.709, white D65; rows add up to 1. What is not tagged is taken for BT.2020.
+_P3_DCI, _P3 = 11, 12
+WIDE = {9: "BT.2020", _P3_DCI: "DCI P3", _P3: "Display P3"}  # by their numbers in H.273
+SRGB = 13
+SCREEN_POWERS = {4: 2.2, 5: 2.8, 8: 1.0}  # of transfers that say another one than BT.1886, whose is `SCREEN_POWER`
+# Linear RGB to linear RGB of BT.709, white to white; rows add up to 1. HDR that is not tagged is taken for BT.2020.
 _TO_709 = {
     1: np.eye(3, dtype=np.float32),
     9: np.array(
         [[1.660491, -0.587641, -0.072850], [-0.124550, 1.132900, -0.008349], [-0.018151, -0.100579, 1.118730]],
+        np.float32,
+    ),
+    _P3_DCI: np.array(  # whose white is greenish, brought to D65 as Bradford's matrix does it
+        [[1.157516, -0.154962, -0.002554], [-0.041500, 1.045568, -0.004068], [-0.018050, -0.078578, 1.096628]],
         np.float32,
     ),
     _P3: np.array(
@@ -75,10 +86,8 @@ class Screen:
         Raises:
             InputError: its colours are stored in a way that is not known.
         """
-        transfer = int(frame.color_trc)
+        transfer, primaries = int(frame.color_trc), int(frame.color_primaries)  # the conversion drops the tags
         if transfer in (PQ, HLG):
-            # Before the conversion: it drops the tags.
-            primaries = int(frame.color_primaries)
             deep = self._converted(frame, "rgb48le")
             picture = sdr_of_hdr(deep, transfer=transfer, primaries=primaries)
             self._remarks[f"high dynamic range ({'PQ' if transfer == PQ else 'HLG'}) became standard range"] = None
@@ -87,8 +96,13 @@ class Screen:
             picture = on_black(cast(UInt8, four))
             if (four[..., 3] < 255).any():
                 self._remarks["what is transparent lies on black"] = None
+        elif primaries in WIDE:
+            picture = self._converted(frame, "rgb48le")  # 8 bits would be rounded twice
         else:
             picture = cast(UInt8, self._converted(frame, "rgb24"))
+        if primaries in WIDE and transfer not in (PQ, HLG):
+            picture = sdr_of_wide(picture, transfer=transfer, primaries=primaries)
+            self._remarks[f"wide colours ({WIDE[primaries]}) became those of a plain screen"] = None
         picture, turned = upright(picture, frame)
         if turned:
             self._remarks["turned upright as its display matrix says"] = None
@@ -135,6 +149,39 @@ def sdr_of_hdr(deep: NDArray[np.uint16], *, transfer: int, primaries: int) -> UI
         light[above] *= (_bent(bright[above]) / bright[above])[:, None]
     shown: Float32 = np.minimum(light, 1) ** np.float32(1 / SCREEN_POWER)
     return (shown * 255 + 0.5).astype(np.uint8)
+
+
+def sdr_of_wide(picture: NDArray[Any], *, transfer: int, primaries: int) -> UInt8:
+    """A picture [H, W, 3] of standard range and wide primaries, as 8-bit BT.709; see the top of this file.
+
+    Args:
+        picture: what was stored, its matrix already undone: 8 or 16 bits a channel of full range.
+        transfer: its number in H.273; 2 is none said.
+        primaries: theirs, of `WIDE`.
+    """
+    most = int(np.iinfo(picture.dtype).max)
+    light = _light_of_screen(transfer, most)[picture] @ _TO_709[primaries].T
+    shown = _signal(np.clip(light, 0, 1), transfer)
+    return (shown * 255 + 0.5).astype(np.uint8)
+
+
+@cache
+def _light_of_screen(transfer: int, most: int) -> Float32:
+    """Light in [0, 1] for every number up to `most`."""
+    signal = np.arange(most + 1) / most
+    if transfer == SRGB:
+        light = np.where(signal <= 0.04045, signal / 12.92, ((signal + 0.055) / 1.055) ** 2.4)
+    else:
+        light = signal ** SCREEN_POWERS.get(transfer, SCREEN_POWER)
+    return cast(Float32, light.astype(np.float32))
+
+
+def _signal(light: Float32, transfer: int) -> Float32:
+    """What is stored of light in [0, 1]: the other way round."""
+    if transfer == SRGB:
+        curved = np.float32(1.055) * light ** np.float32(1 / 2.4) - np.float32(0.055)
+        return cast(Float32, np.where(light <= 0.0031308, 12.92 * light, curved))
+    return cast(Float32, light ** np.float32(1 / SCREEN_POWERS.get(transfer, SCREEN_POWER)))
 
 
 def _bent(light: Float32) -> Float32:
