@@ -31,6 +31,7 @@ from cyclemimic.policy.network import (
     kept_decoder,
     load_pretrained,
     read_network,
+    with_room_for_state,
 )
 from cyclemimic.policy.policy import POLICY_FILE, BodySpec, LatentActionPolicy, read_bodies
 from cyclemimic.policy.vocabulary import Vocabulary
@@ -65,6 +66,8 @@ class FinetuneConfig:
     shift_px: int = 1
     instruction_dropout: float = 0.0
     use_proprioception: bool = True
+    # Share of moments at which the state is its mean, 0: demonstrations are few, and it tells them apart by heart.
+    proprioception_dropout: float = field(default=0.0, metadata={"before": 0.0})
     normalization: Kind = "quantile"
     extra_cameras: tuple[str, ...] = ()  # beside the main one, such as a camera on the wrist
 
@@ -107,6 +110,7 @@ class FinetuneStage:
         if pretrained is not None:
             found, tensors = pretrained
             assert init is not None
+            tensors = with_room_for_state(tensors, found, self.spec)
             acts = (init / POLICY_FILE).exists()
             decoder = kept_decoder(network.state_dict(), tensors, acts=acts)
             before = _same_units(self.bodies, init, acts=acts) if decoder else None
@@ -174,12 +178,12 @@ class FinetuneStage:
         mine = my_rows(c.batch)
         index, sentence = index[mine], sentence[mine]
         images = random_shift(data.images[index], rng, c.shift_px, rows=mine, of=c.batch)
-        observation = self._sentences.observe(
-            images,
-            sentence,
-            device=self.device,
-            proprioception=None if data.state is None else torch.from_numpy(data.state[index]),
-        )
+        state = None if data.state is None else torch.from_numpy(data.state[index])
+        if state is not None and c.proprioception_dropout:
+            # Drawn for the whole batch, whichever rows of it are ours. 0 is the mean of what is normalised.
+            hidden = torch.from_numpy(rng.random(c.batch)[mine] < c.proprioception_dropout)
+            state = state.masked_fill(hidden[:, None], 0)
+        observation = self._sentences.observe(images, sentence, device=self.device, proprioception=state)
         body = torch.from_numpy(data.body[index]).to(self.device)
         observation = replace(observation, body=body)
         if data.extra_images:
@@ -300,6 +304,8 @@ def _same_units(bodies: dict[str, BodySpec], init: Path, *, acts: bool) -> dict[
     """
     ((name, body),) = bodies.items()
     if not acts:
+        if not (init / STATE_FILE).exists():  # a keypoint stood for the state
+            return bodies
         return {name: replace(body, proprioception=Normalizer.from_json(read_json(init / STATE_FILE)))}
     (before,) = read_bodies(init).values()
     if before.action_space.axes != body.action_space.axes:
@@ -316,7 +322,7 @@ def _state(body: BodySpec, data: DemonstrationData) -> Float32:
 
 def _behind_the_reader(pretrained: HeadConfig, own: HeadConfig) -> HeadConfig:
     """The reader of the pre-training; all that is new in fine-tuning as its own configuration says."""
-    kept = ("channels", "norm_groups", "maps", "sharpness", "reader_width", "end_cells")
+    kept = ("channels", "norm_groups", "maps", "sharpness", "reader_width", "end_cells", "keypoint")
     return replace(own, **{name: getattr(pretrained, name) for name in kept})
 
 
@@ -340,6 +346,14 @@ def _check_sets(sets: Sequence[DemonstrationData], config: FinetuneConfig) -> No
                 got=repr(name),
                 remedy=did_you_mean(name, known) if known else "Cut them with demonstration_data(extra_cameras=...).",
             )
+    stateless = not config.use_proprioception or all(data.proprioception is None for data in sets)
+    if not 0 <= config.proprioception_dropout < 1 or (config.proprioception_dropout and stateless):
+        raise InputError(
+            "FinetuneConfig.proprioception_dropout",
+            expected="0 where the policy sees no state" if stateless else "a share in [0, 1)",
+            got=str(config.proprioception_dropout),
+            remedy="Leave it at 0." if stateless else "To hide the state always, set use_proprioception to False.",
+        )
     head = head_class(config.network.head)
     if config.blind_share > 0 and issubclass(head, LatentHead):
         raise InputError(
