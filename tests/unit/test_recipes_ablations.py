@@ -31,6 +31,9 @@ ROWS = {
     "discrete_decoding": {"finetune.network.head.kind"},
     "codes_only": {"pretrain.hindsight_weight"},
     "end_only": {"pretrain.latent_weight", "pretrain.readout_weight"},
+    "state_target": {"pretrain.moving_weight"},
+    "keypoint": {"pretrain.moving_weight", "pretrain.network.head.keypoint"},
+    "proprioception_dropout": {"finetune.proprioception_dropout"},
     "ac3_all_gradient": {"ac3.objective.cycle.weight", "ac3.objective.ac3.gradient_into_decoder"},
     "ac3_gentle_cycle": {
         "ac3.objective.cycle.weight",
