@@ -169,6 +169,61 @@ def test_a_keypoint_goes_with_the_robots_state_in_pretraining_too(cache, labels,
     assert torch.equal(fine.trainee.network.state_dict()[name], pre.export()[name])
 
 
+def test_fine_tuning_goes_on_to_learn_the_keypoint_from_the_demonstrations_video(data, labels, tmp_path):
+    PretrainStage(KEYPOINT, data).save(tmp_path / "pre")
+    told = demonstration_data(episodes(), labels, chunk_steps=4, moving=True)
+    maps = [moving_maps(e.frames)[:-1] for e in episodes()]
+    assert np.array_equal(told.moving, np.concatenate(maps)) and len(told.moving) == len(told)
+    assert demonstrations(labels).moving is None
+    learning = dataclasses.replace(FINETUNE, moving_weight=1.0, optim=dataclasses.replace(FINETUNE.optim, steps=60))
+    stages = [
+        FinetuneStage(dataclasses.replace(learning, moving_weight=w), told, camera=CAMERA, init=tmp_path / "pre")
+        for w in (0.0, 1.0)
+    ]
+    assert "moving_nll" not in stages[0].step(0)
+    terms = stages[1].step(0)
+    batch, name = stages[1].last_batch(), "head.reader.moving.weight"
+    assert float(terms["moving_nll"].detach()) > 0 and batch["moving"].shape == (FINETUNE.batch, END_GRID**2)
+    one, other = (stage.trainee.network.state_dict()[name] for stage in stages)
+    assert not torch.equal(one, other), "it is a term of the loss"
+    before = float(np.mean([float(stages[1].step(i)["moving_nll"].detach()) for i in range(1, 11)]))
+    after = float(np.mean([float(stages[1].step(i)["moving_nll"].detach()) for i in range(50, 60)]))
+    assert after < before
+
+
+def test_a_keypoint_without_pretraining_is_learnt_from_the_demonstrations(labels):
+    told = demonstration_data(episodes(), labels, chunk_steps=4, moving=True)
+    config = dataclasses.replace(FINETUNE, network=WITH_KEYPOINT, moving_weight=1.0)
+    stage = FinetuneStage(config, told, camera=CAMERA)
+    assert "moving_nll" in stage.step(0)
+    latent = dataclasses.replace(WITH_KEYPOINT, head=dataclasses.replace(WITH_KEYPOINT.head, kind="latent"))
+    other = FinetuneStage(dataclasses.replace(config, network=latent, blind_share=0.0), told, camera=CAMERA)
+    assert "moving_nll" in other.step(0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"moving_weight": -1.0}, "0 or more"),
+        ({"moving_weight": float("nan")}, "0 or more"),
+        ({"moving_weight": 1.0}, "no keypoint"),
+        ({"moving_weight": 1.0, "network": WITH_KEYPOINT}, "moving=True"),
+    ],
+)
+def test_a_keypoint_that_nothing_teaches_is_refused(labels, changes, said):
+    with pytest.raises(InputError, match=said):
+        FinetuneStage(dataclasses.replace(FINETUNE, **changes), demonstrations(labels), camera=CAMERA)
+
+
+def test_a_head_of_bins_has_no_keypoint(labels):
+    head = dataclasses.replace(WITH_KEYPOINT.head, kind="bins")
+    config = dataclasses.replace(
+        FINETUNE, network=dataclasses.replace(WITH_KEYPOINT, head=head), moving_weight=1.0, blind_share=0.0
+    )
+    with pytest.raises(InputError, match="no keypoint"):
+        FinetuneStage(config, demonstration_data(episodes(), labels, chunk_steps=4, moving=True), camera=CAMERA)
+
+
 def hidden_rows(stage, share, step):
     stage.config = dataclasses.replace(stage.config, proprioception_dropout=share)
     return stage.draw(rng_for(stage.config.seed, step, "finetune")).observation.proprioception

@@ -76,6 +76,7 @@ class HeadOutput:
 
     actions: Tensor  # [B, S, A]
     hindsight: Tensor | None = None  # [B, 3], where the hand will be at the end
+    moving: Tensor | None = None  # [B, cells], logits of where things move, of a head with a keypoint
     logits: Tensor | None = None  # [B, X, V], of a head that speaks in action tokens, teacher-forced
 
 
@@ -196,7 +197,8 @@ class ActQueryHead(nn.Module):
         check_proprioception(observation.proprioception, self.bodies)
         state = self.state(output)
         features = [self.reader(state, output.visual.map)]
-        place = keypoint(self.reader.moving(features[0])) if self.keypoint else None
+        moving = self.reader.moving(features[0]) if self.keypoint else None
+        place = None if moving is None else keypoint(moving)
         for i, visual in enumerate(output.extra):
             seen = self.extra_readers[i](state, visual.map)
             mask = observation.extra_seen
@@ -206,6 +208,7 @@ class ActQueryHead(nn.Module):
         return HeadOutput(
             actions=of_body([actions for actions, _ in found], observation.body),
             hindsight=of_body([goal for _, goal in found], observation.body),
+            moving=moving,
         )
 
     def losses(self, said: HeadOutput, batch: DemonstrationBatch) -> Mapping[str, Tensor]:

@@ -35,11 +35,15 @@ def state_target(base: Recipe | None = None) -> Recipe:
 
 
 def keypoint(base: Recipe | None = None) -> Recipe:
-    """That guess is an input of the decoder, alone in pre-training, beside the robot's state in fine-tuning."""
+    """That guess is an input of the decoder, alone in pre-training, beside the robot's state in fine-tuning.
+
+    Fine-tuning goes on to learn it, from the demonstrations' video: their body is in no other.
+    """
     recipe = state_target(base)
-    network = recipe.pretrain.network
-    network = replace(network, head=replace(network.head, keypoint=True))
-    return replace(recipe, pretrain=replace(recipe.pretrain, network=network))
+    networks = (stage.network for stage in (recipe.pretrain, recipe.finetune))
+    first, second = (replace(network, head=replace(network.head, keypoint=True)) for network in networks)
+    finetune = replace(recipe.finetune, network=second, moving_weight=1.0)
+    return replace(recipe, pretrain=replace(recipe.pretrain, network=first), finetune=finetune)
 
 
 def proprioception_dropout(base: Recipe | None = None) -> Recipe:

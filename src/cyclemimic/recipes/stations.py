@@ -518,4 +518,5 @@ def _demonstrations(
         chunk_steps=config.network.head.steps_at(rate_hz),
         extra_cameras=[name for name in config.extra_cameras if alone or name in first.extra_frames],
         image_px=image_px,
+        moving=config.moving_weight > 0,
     )
