@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from cyclemimic.data.hindsight import END_GRID, last_change
+from cyclemimic.data.hindsight import END_GRID, last_change, moving_maps
+from cyclemimic.errors import InputError
 
 
 def clip(columns, size=40, row=12):
@@ -35,3 +36,23 @@ def test_pictures_that_the_grid_does_not_divide_are_covered_whole():
     frames[1] = 200
     assert last_change(frames).sum() == pytest.approx(1)
     assert last_change(frames).min() > 0
+
+
+def test_what_moves_lies_where_the_square_is_and_not_where_it_was_or_will_be():
+    maps = moving_maps(clip([7, 22, 37])).reshape(3, END_GRID, END_GRID)
+    assert maps[1, 2, 4] == pytest.approx(1)
+    assert (maps[0, 2, 1], maps[2, 2, 7]) == (pytest.approx(0.5), pytest.approx(0.5)), "one change at either end"
+    assert np.array_equal(maps[2].ravel(), last_change(clip([7, 22, 37])))
+
+
+def test_what_rests_is_where_it_was():
+    going = moving_maps(clip([7, 22, 37, 37, 37, 37])).reshape(6, END_GRID, END_GRID)
+    assert all(np.array_equal(m, going[1]) for m in going[2:]) and going[1, 2, 4] == pytest.approx(1)
+    late = moving_maps(clip([7, 7, 7, 22, 37])).reshape(5, END_GRID, END_GRID)
+    assert all(np.array_equal(m, late[3]) for m in late[:3]) and late[3, 2, 4] == pytest.approx(1)
+
+
+def test_a_clip_at_rest_and_one_frame():
+    assert np.allclose(moving_maps(clip([30, 30, 30])), END_GRID**-2)
+    with pytest.raises(InputError, match="two frames"):
+        moving_maps(clip([30]))

@@ -31,6 +31,11 @@ ROWS = {
     "discrete_decoding": {"finetune.network.head.kind"},
     "codes_only": {"pretrain.hindsight_weight"},
     "end_only": {"pretrain.latent_weight", "pretrain.readout_weight"},
+    "state_target": {"pretrain.moving_weight"},
+    "keypoint": {
+        f"{stage}.{part}" for stage in ("pretrain", "finetune") for part in ("moving_weight", "network.head.keypoint")
+    },
+    "proprioception_dropout": {"finetune.proprioception_dropout"},
     "ac3_all_gradient": {"ac3.objective.cycle.weight", "ac3.objective.ac3.gradient_into_decoder"},
     "ac3_gentle_cycle": {
         "ac3.objective.cycle.weight",

@@ -45,6 +45,13 @@ def mine(monkeypatch):
     return held_out
 
 
+def test_a_keypoint_finds_where_things_move_in_the_demonstrations(tmp_path):
+    head = dataclasses.replace(CONFIG.network.head, keypoint=True)
+    config = dataclasses.replace(CONFIG, network=dataclasses.replace(CONFIG.network, head=head), moving_weight=1.0)
+    run = finetune(tmp_path / "run", hold_out=False, config=config)
+    assert "moving_nll" in (run / "metrics.jsonl").read_text()
+
+
 def test_held_out_clips_are_left_out(mine):
     every = demonstration_clips(So101Source(COUNT), body="so101", skills=(), per_skill=COUNT)
     assert len(every) == COUNT

@@ -161,6 +161,15 @@ def test_pretraining_draws_sources_by_their_weights(root, labels, monkeypatch):
     assert "unknown" in card and "Ask their owners" in card and str(root) not in card
 
 
+def test_pretraining_finds_where_things_move(root, labels):
+    config = recipe().pretrain
+    network = replace(config.network, head=replace(config.network.head, keypoint=True))
+    config = replace(config, network=network, moving_weight=1.0, optim=replace(config.optim, steps=2))
+    out = root.parent / "keypoint"
+    run_pretrain(opened(root, gap_s=0.8), labels, config, out, cache_root=root.parent / "cache", threads=1)
+    assert "moving_nll" in (out / "metrics.jsonl").read_text()
+
+
 def test_labels_of_another_tokenizer_or_source_are_refused(root, labels, tmp_path):
     other = learn(opened(root, gap_s=0.8), root.parent / "out", "other", seed=1)
     mixed = tmp_path / "mixed"

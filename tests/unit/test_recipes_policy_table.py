@@ -140,6 +140,22 @@ def test_without_the_state_only_pretraining_is_blind(study):
     assert len(blind) == 1 and "--as-one-body" in blind[0]
 
 
+@pytest.mark.parametrize("row", ["state_target", "keypoint", "proprioception_dropout"])
+def test_ways_to_win_the_state_back_differ_from_perfect_codes_in_the_recipe_alone(study, row):
+    (plain,), (won,) = (jobs_of(study((name,)), "pretrain") for name in ("oracle_codes", row))
+    assert flag(won, "--source") == flag(plain, "--source") and flag(won, "--source").startswith("folder:")
+    assert flag(won, "--labels") == flag(plain, "--labels") and "--proprioception" not in won
+    assert flag(won, "--recipe") == f"tiny+{row}"
+    # Fine-tuning is another, pre-training only where it learns something else.
+    assert (flag(won, "--run") == flag(plain, "--run")) == (row == "proprioception_dropout")
+    tuned = [
+        [words for words in jobs_of(study((name,)), "finetune") if "--init" in words] for name in ("oracle_codes", row)
+    ]
+    assert flag(tuned[0][0], "--run") != flag(tuned[1][0], "--run")
+    assert flag(tuned[1][0], "--init") == flag(won, "--run") and "--no-proprioception" not in tuned[1][0]
+    assert POLICY.row(row).beside == "oracle_codes"
+
+
 def test_commands_come_behind_what_they_need(study):
     jobs = study((), per_skill=(5, 20))._whole.jobs
     for number, job in enumerate(jobs.values()):

@@ -172,6 +172,7 @@ def finetune(
     head: str | None = None,
     extra_cameras: tuple[str, ...] = (),
     proprioception: bool = True,
+    proprioception_dropout: float | None = None,
     instruction_dropout: float = 0.0,
     hold_out: bool = False,
     as_one_body: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
@@ -200,6 +201,7 @@ def finetune(
         head: act_query, latent, bins or package.module:Class; the recipe's unless given.
         extra_cameras: cameras that the policy sees beside the main one, such as wrist.
         proprioception: whether the policy sees the robot's state.
+        proprioception_dropout: share of moments at which it does not, while it learns; the recipe's unless given.
         instruction_dropout: share of moments that are shown without their sentence.
         hold_out: leave the held-out clips out, so that `evaluate --split held-out` can use them.
         as_one_body: several bodies of one action space share one action decoder.
@@ -234,6 +236,8 @@ def finetune(
         config = replace(config, network=replace(config.network, backbone_kind=policy_backbone))
     if steps is not None:
         config = replace(config, optim=replace(config.optim, steps=steps))
+    if proprioception_dropout is not None:
+        config = replace(config, proprioception_dropout=proprioception_dropout)
     if learning_rate is not None:
         config = replace(config, optim=replace(config.optim, learning_rate=learning_rate))
     if seed is not None:

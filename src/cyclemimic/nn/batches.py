@@ -143,3 +143,4 @@ class DemonstrationBatch:
     axis_mask: Tensor | None = None  # [B, A] bool, False where a body has no such axis; None: all have all
     hindsight: Tensor | None = None  # [B, 3], normalised: where the hand is at the end of the demonstration
     hindsight_mask: Tensor | None = None  # [B] bool, False where that is not known; None: it is known of all
+    moving: Tensor | None = None  # [B, cells], where in the picture things move: shares that sum to 1

@@ -8,7 +8,7 @@ V vocabulary, E bodies. Where bodies differ, S, A and P are the longest and wide
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -19,9 +19,10 @@ from cyclemimic.errors import InputError
 from cyclemimic.nn.batches import DemonstrationBatch, ObservationBatch
 from cyclemimic.nn.collectives import global_mean, num_processes
 from cyclemimic.policy.backbone import BackboneOutput
-from cyclemimic.policy.reader import SteeredReader
+from cyclemimic.policy.reader import SteeredReader, keypoint
 
 HINDSIGHT_AXES = 3  # x, y, z of the hand at the end of the demonstration
+KEYPOINT_AXES = 2  # down and across, where things move in the picture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,8 @@ class HeadConfig:
     chunk_s: float | None = None  # length of a chunk in seconds: bodies of different rates look equally far ahead
     bins: int = 256  # action tokens of the head that speaks in them
     end_cells: int = 64  # cells of the picture in one of which a clip ends; for pre-training
+    # Whether decoders are told where in the picture things move, guessed from the picture, beside the robot's state.
+    keypoint: bool = field(default=False, metadata={"before": False})
 
     def steps_at(self, rate_hz: float) -> int:
         """S for a body that acts `rate_hz` times a second, at least 1."""
@@ -73,6 +76,7 @@ class HeadOutput:
 
     actions: Tensor  # [B, S, A]
     hindsight: Tensor | None = None  # [B, 3], where the hand will be at the end
+    moving: Tensor | None = None  # [B, cells], logits of where things move, of a head with a keypoint
     logits: Tensor | None = None  # [B, X, V], of a head that speaks in action tokens, teacher-forced
 
 
@@ -116,7 +120,8 @@ class BodyDecoder(nn.Module):
         super().__init__()
         self.body, self.octaves = body, config.octaves
         self.hindsight = nn.Linear(features_width, HINDSIGHT_AXES)
-        numbers = (HINDSIGHT_AXES + body.proprioception_width) * (1 + 2 * config.octaves)
+        told = KEYPOINT_AXES * config.keypoint + body.proprioception_width
+        numbers = (HINDSIGHT_AXES + told) * (1 + 2 * config.octaves)
         self.mlp = nn.Sequential(
             nn.Linear(features_width + numbers, config.mlp_width),
             nn.ReLU(),
@@ -125,13 +130,18 @@ class BodyDecoder(nn.Module):
             nn.Linear(config.mlp_width, body.chunk_steps * body.action_width),
         )
 
-    def forward(self, features: Tensor, proprioception: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Features [B, F] and state [B, P], this body's in front, to chunks [B, S, A] and end points [B, 3]."""
+    def forward(
+        self, features: Tensor, proprioception: Tensor | None, place: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Features [B, F], state [B, P], this body's in front, and keypoint [B, 2] to chunks [B, S, A] and ends [B, 3].
+
+        State and keypoint where there are any.
+        """
         goal = self.hindsight(features)
-        numbers = goal
+        told = [goal] if place is None else [goal, place]
         if proprioception is not None:
-            numbers = torch.cat([goal, proprioception[:, : self.body.proprioception_width]], 1)
-        actions = self.mlp(torch.cat([features, waves(numbers, self.octaves)], 1))
+            told.append(proprioception[:, : self.body.proprioception_width])
+        actions = self.mlp(torch.cat([features, waves(torch.cat(told, 1), self.octaves)], 1))
         return actions.view(-1, self.body.chunk_steps, self.body.action_width), goal
 
 
@@ -150,13 +160,14 @@ class ActQueryHead(nn.Module):
 
     def __init__(self, config: HeadConfig, sizes: HeadSizes) -> None:
         super().__init__()
-        self.bodies = sizes.bodies
+        self.bodies, self.keypoint = sizes.bodies, config.keypoint
         self.reader = SteeredReader(config, state_width=sizes.state_width, map_channels=sizes.map_channels)
         width = config.reader_width * (1 + sizes.extra_cameras)
         self.decoders = nn.ModuleList(BodyDecoder(config, body, features_width=width) for body in sizes.bodies)
         if sizes.extra_cameras:
+            plain = replace(config, keypoint=False)
             self.extra_readers = nn.ModuleList(
-                SteeredReader(config, state_width=sizes.state_width, map_channels=sizes.map_channels)
+                SteeredReader(plain, state_width=sizes.state_width, map_channels=sizes.map_channels)
                 for _ in range(sizes.extra_cameras)
             )
 
@@ -186,14 +197,18 @@ class ActQueryHead(nn.Module):
         check_proprioception(observation.proprioception, self.bodies)
         state = self.state(output)
         features = [self.reader(state, output.visual.map)]
+        moving = self.reader.moving(features[0]) if self.keypoint else None
+        place = None if moving is None else keypoint(moving)
         for i, visual in enumerate(output.extra):
             seen = self.extra_readers[i](state, visual.map)
             mask = observation.extra_seen
             features.append(seen if mask is None else seen * mask[:, i, None])
-        found = [decoder(torch.cat(features, 1), observation.proprioception) for decoder in self.decoders]
+        seen = torch.cat(features, 1)
+        found = [decoder(seen, observation.proprioception, place) for decoder in self.decoders]
         return HeadOutput(
             actions=of_body([actions for actions, _ in found], observation.body),
             hindsight=of_body([goal for _, goal in found], observation.body),
+            moving=moving,
         )
 
     def losses(self, said: HeadOutput, batch: DemonstrationBatch) -> Mapping[str, Tensor]:

@@ -20,6 +20,8 @@ from cyclemimic.names import named
 from cyclemimic.nn.batches import ObservationBatch
 from cyclemimic.nn.vit_families import VitSize
 from cyclemimic.policy.action_heads import (
+    HINDSIGHT_AXES,
+    KEYPOINT_AXES,
     ActionHead,
     ActQueryHead,
     BodyDecoder,
@@ -33,7 +35,7 @@ from cyclemimic.policy.backbone import Backbone, BackboneOutput, Tail
 from cyclemimic.policy.bins import BinsHead
 from cyclemimic.policy.latent_policy import LatentPolicy
 from cyclemimic.policy.prismatic import PrismaticBackbone, PrismaticConfig
-from cyclemimic.policy.reader import CodeReadout, SteeredReader
+from cyclemimic.policy.reader import CodeReadout, SteeredReader, keypoint
 from cyclemimic.policy.towers import ConvTowerConfig, PrismaticVisionConfig
 from cyclemimic.policy.vocabulary import NUM_SPECIAL, Vocabulary
 from cyclemimic.randomness import entropy_for
@@ -100,14 +102,25 @@ class NetworkSpec:
         )
 
 
-class PretrainHead(nn.Module):
-    """The reader of the later action head, and two readouts that are thrown away after pre-training.
+@dataclass(frozen=True, kw_only=True)
+class PretrainSaid:
+    """What the pre-training head says."""
 
-    Where the robot's state is known (`spec.bodies` says how wide it is), codes are read by a decoder as actions will
-    be, and all of it but its last layer is kept.
+    codes: Tensor  # [B, L, K], logits
+    end: Tensor  # [B, cells], logits of where the clip ends
+    goal: Tensor | None = None  # [B, 3], of a decoder: where the hand will end
+    moving: Tensor | None = None  # [B, cells], logits of where things move now
+
+
+class PretrainHead(nn.Module):
+    """The reader of the later action head, and readouts that are thrown away after pre-training.
+
+    Where the robot's state is known (`spec.bodies` says how wide it is), or a keypoint stands for it, codes are read by
+    a decoder as actions will be, and all of it but its last layer is kept. The guess of where things move is asked for
+    by `moving`; with a keypoint it is the reader's, and kept.
     """
 
-    def __init__(self, spec: NetworkSpec, backbone: Backbone) -> None:
+    def __init__(self, spec: NetworkSpec, backbone: Backbone, *, moving: bool = False) -> None:
         super().__init__()
         head = spec.config.head
         self.reader = SteeredReader(head, state_width=backbone.width, map_channels=backbone.map_channels)
@@ -119,42 +132,43 @@ class PretrainHead(nn.Module):
                 head.reader_width, num_codes=spec.vocabulary.num_codes, num_tokens=spec.num_tokens
             )
         self.end = nn.Linear(head.reader_width, head.end_cells)
+        self.keypoint = head.keypoint
+        # Behind all others, so that their first weights are the same without it.
+        self.moving = nn.Linear(head.reader_width, head.end_cells) if moving and not head.keypoint else None
 
-    def forward(self, output: BackboneOutput, state: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """From what the reader sees, and the state [B, P] where it is known.
-
-        Logits [B, L, K] of the codes, logits of the cell where the clip ends [B, cells], and with a state also where
-        the hand will end [B, 3].
-        """
+    def forward(self, output: BackboneOutput, state: Tensor | None = None) -> PretrainSaid:
+        """From what the reader sees, and the state [B, P] where it is known."""
         seen = self.reader(output.act, output.visual.map)
+        guess = self.reader.moving if self.keypoint else self.moving
+        moving: Tensor | None = None if guess is None else guess(seen)
         if not self.with_state:
-            return self.readout(seen), self.end(seen), None
-        logits, goal = self.decoders[0](seen, state)
-        return logits, self.end(seen), goal
+            return PretrainSaid(codes=self.readout(seen), end=self.end(seen), moving=moving)
+        place = keypoint(moving) if self.keypoint and moving is not None else None
+        logits, goal = self.decoders[0](seen, state, place)
+        return PretrainSaid(codes=logits, end=self.end(seen), goal=goal, moving=moving)
 
 
 class PretrainNetwork(nn.Module):
     """Latent policy and pre-training head: everything that video without actions can train."""
 
-    def __init__(self, spec: NetworkSpec) -> None:
+    def __init__(self, spec: NetworkSpec, *, moving: bool = False) -> None:
         super().__init__()
         self.spec = spec
         self.latent = _latent_policy(spec)
-        self.head = PretrainHead(spec, self.latent.backbone)
+        self.head = PretrainHead(spec, self.latent.backbone, moving=moving)
 
     def forward(self, observation: ObservationBatch, codes: Tensor) -> tuple[BackboneOutput, Tensor, Tensor]:
         """States of a teacher-forced pass, the head's code logits [B, L, K] and its logits of where the clip ends."""
-        return self.whole(observation, codes)[:3]
+        output, said = self.whole(observation, codes)
+        return output, said.codes, said.end
 
-    def whole(
-        self, observation: ObservationBatch, codes: Tensor
-    ) -> tuple[BackboneOutput, Tensor, Tensor, Tensor | None]:
-        """The same, and with the robot's state where the hand will end [B, 3].
+    def whole(self, observation: ObservationBatch, codes: Tensor) -> tuple[BackboneOutput, PretrainSaid]:
+        """States of a teacher-forced pass, and all that the head says.
 
         The ACT query is blind to the latent tokens here: it would otherwise hand the head the very codes it must find.
         """
         output = self.latent(observation, codes, torch.ones(len(codes), dtype=torch.bool, device=codes.device))
-        return (output, *self.head(output, observation.proprioception))
+        return output, self.head(output, observation.proprioception)
 
 
 class PolicyNetwork(nn.Module):
@@ -199,11 +213,14 @@ def head_class(config: HeadConfig) -> type[ActionHead]:
     return named("HeadConfig.kind", config.kind, HEADS)
 
 
-def build_pretrain_network(spec: NetworkSpec, *, seed: int) -> PretrainNetwork:
-    """Random weights that depend on `seed` alone; the global generator is left as it was."""
+def build_pretrain_network(spec: NetworkSpec, *, seed: int, moving: bool = False) -> PretrainNetwork:
+    """Random weights that depend on `seed` alone; the global generator is left as it was.
+
+    `moving`: with a guess of where things move now.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(entropy_for(seed, 0, "pretrain-weights"))
-        return PretrainNetwork(spec)
+        return PretrainNetwork(spec, moving=moving)
 
 
 def build_policy_network(spec: NetworkSpec, *, seed: int) -> PolicyNetwork:
@@ -251,6 +268,26 @@ def kept_decoder(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], *, ac
         shapes = [{n: shape for n, shape in some.items() if not n.startswith(LAST_LAYER)} for some in shapes]
     single = all(name.startswith(f"{DECODERS}0.") for name in shapes[0])
     return tuple(shapes[0]) if single and shapes[0] == shapes[1] else ()
+
+
+def with_room_for_state(tensors: Mapping[str, Tensor], before: NetworkSpec, now: NetworkSpec) -> dict[str, Tensor]:
+    """The weights of a pre-training with a keypoint, its decoder's first layer grown for the state of the robot.
+
+    The new columns are 0: the decoder begins as it was, blind to the state. Weights of any other pre-training, or for a
+    policy without state, are given back as they are. Engineering.
+    """
+    grown = dict(tensors)
+    widths = [[body.proprioception_width for body in spec.bodies] for spec in (before, now)]
+    name, head = f"{DECODERS}0.mlp.0.weight", before.config.head
+    if not head.keypoint or widths[0] != [0] or len(widths[1]) != 1 or name not in grown:
+        return grown
+    old, waves_each, known = grown[name], 1 + 2 * head.octaves, HINDSIGHT_AXES + KEYPOINT_AXES
+    # Numbers stand wave by wave, [waves, numbers], behind the features: see `action_heads.waves`.
+    features, numbers = old[:, : -waves_each * known], old[:, -waves_each * known :]
+    room = old.new_zeros(len(old), waves_each, widths[1][0])
+    numbers = torch.cat([numbers.view(len(old), waves_each, known), room], 2)
+    grown[name] = torch.cat([features, numbers.flatten(1)], 1)
+    return grown
 
 
 def _carried_rows(fresh: Tensor, old: Tensor, ours: Vocabulary, theirs: Vocabulary) -> Tensor:

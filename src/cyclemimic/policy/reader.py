@@ -6,12 +6,14 @@ L tokens of a latent action, K codes, M maps.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cyclemimic.errors import InputError
 from cyclemimic.policy.towers import FiLM
 
 if TYPE_CHECKING:
@@ -35,12 +37,31 @@ class SteeredReader(nn.Module):
         self.film = FiLM(state_width, config.channels)
         self.heat = nn.Conv2d(config.channels, config.maps, 1)
         self.join = nn.Linear(2 * config.maps, config.reader_width)
+        if config.keypoint:
+            side = math.isqrt(config.end_cells)
+            if side**2 != config.end_cells:
+                raise InputError(
+                    "HeadConfig.end_cells",
+                    expected="a square number, with a keypoint",
+                    got=str(config.end_cells),
+                    remedy="Take 64, the cells of data/hindsight.py.",
+                )
+            self.moving = nn.Linear(config.reader_width, config.end_cells)
 
     def forward(self, state: Tensor, feature_map: Tensor) -> Tensor:
         """ACT state [B, D] and map [B, C, rows, columns] to features [B, F]."""
         seen = F.group_norm(self.conv(feature_map), self.groups)
         steered = F.relu(self.film(seen, self.norm(state)))
         return F.gelu(self.join(spatial_softmax(self.sharpness * self.heat(steered))))
+
+
+def keypoint(moving: Tensor) -> Tensor:
+    """Where things move: the mean place [B, 2], down and across in [-1, 1], of logits [B, cells] of a square grid.
+
+    Guessed from the one picture, so that it is known whenever the policy acts. Engineering.
+    """
+    side = math.isqrt(moving.shape[1])
+    return spatial_softmax(moving.view(-1, 1, side, side))
 
 
 class CodeReadout(nn.Module):
@@ -71,5 +92,5 @@ def readout_loss(logits: Tensor, codes: Tensor) -> Tensor:
 
 
 def end_loss(logits: Tensor, shares: Tensor) -> Tensor:
-    """Mean cross-entropy of where a clip ends, logits and shares [B, cells], nats. Engineering."""
+    """Mean cross-entropy of where a clip ends, or where it moves; logits and shares [B, cells], nats. Engineering."""
     return F.cross_entropy(logits, shares)

@@ -28,6 +28,30 @@ def end_only(base: Recipe | None = None) -> Recipe:
     return replace(recipe, pretrain=replace(recipe.pretrain, latent_weight=0.0, readout_weight=0.0))
 
 
+def state_target(base: Recipe | None = None) -> Recipe:
+    """Pre-training also guesses where in the picture things move now: what of the robot's state a video shows."""
+    recipe = base or tiny()
+    return replace(recipe, pretrain=replace(recipe.pretrain, moving_weight=1.0))
+
+
+def keypoint(base: Recipe | None = None) -> Recipe:
+    """That guess is an input of the decoder, alone in pre-training, beside the robot's state in fine-tuning.
+
+    Fine-tuning goes on to learn it, from the demonstrations' video: their body is in no other.
+    """
+    recipe = state_target(base)
+    networks = (stage.network for stage in (recipe.pretrain, recipe.finetune))
+    first, second = (replace(network, head=replace(network.head, keypoint=True)) for network in networks)
+    finetune = replace(recipe.finetune, network=second, moving_weight=1.0)
+    return replace(recipe, pretrain=replace(recipe.pretrain, network=first), finetune=finetune)
+
+
+def proprioception_dropout(base: Recipe | None = None) -> Recipe:
+    """Fine-tuning hides the robot's state at half of the moments, so that the policy does not lean on it."""
+    recipe = base or tiny()
+    return replace(recipe, finetune=replace(recipe.finetune, proprioception_dropout=0.5))
+
+
 def ac3_all_gradient(base: Recipe | None = None) -> Recipe:
     """AC3 whose cycle teaches D as much as E: weights .3 and .005, from the search for the default."""
     return _ac3(base, cycle=0.3, realism=0.005, share=1.0)
@@ -359,6 +383,9 @@ CHANGES: dict[str, Change] = {
     for change in (
         codes_only,
         end_only,
+        state_target,
+        keypoint,
+        proprioception_dropout,
         ac3_all_gradient,
         ac3_gentle_cycle,
         cycle_quarter,

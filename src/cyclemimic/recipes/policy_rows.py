@@ -92,6 +92,13 @@ def _latent(name: str, says: str, *, others: bool = False, beside: str | None = 
     return PolicyRow(name=name, says=says, tokenizer=TABLES["objective"].row(objective), others=others, beside=beside)
 
 
+def _won_back(change: str, says: str) -> PolicyRow:
+    """A way to win back the state, on perfect codes, so that nothing but the way differs."""
+    return PolicyRow(
+        name=change, says=says, start="true motion", others=True, changes=(change,), beside="oracle_codes"
+    )  # fmt: skip
+
+
 POLICY = PolicyTable(
     name="policy",
     says="Does a policy gain by latent actions, and what holds it back?",
@@ -130,6 +137,9 @@ POLICY = PolicyTable(
             changes=("end_only",),
             beside="oracle_codes",
         ),
+        _won_back("state_target", "as oracle_codes; pre-training also guesses where in the picture things move now"),
+        _won_back("keypoint", "as state_target; that guess is an input of the decoder, later beside the robot's state"),
+        _won_back("proprioception_dropout", "as oracle_codes; fine-tuning hides the robot's state half of the time"),
         PolicyRow(
             name="true_actions",
             says="pre-trained on true actions and states of the other bodies; its action decoder is kept: the bound",

@@ -347,7 +347,7 @@ def run_pretrain(
                 "--proprioception", expected="film:PATH", got="a mixture", remedy="Name one film, or leave it out."
             )
         states = true_states(source)
-    data = pretrain_data(caches, stores, states)
+    data = pretrain_data(caches, stores, states, moving=config.moving_weight > 0)
     held_out = _held_out(data, caches)
     training = data.subset(np.flatnonzero(~held_out))
     stage = PretrainStage(config, training, sources=weights_of(source))
@@ -521,4 +521,5 @@ def _demonstrations(
         chunk_steps=config.network.head.steps_at(rate_hz),
         extra_cameras=[name for name in config.extra_cameras if alone or name in first.extra_frames],
         image_px=image_px,
+        moving=config.moving_weight > 0,
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cyclemimic.data.hindsight import moving_maps
 from cyclemimic.embodiment.normalize import Normalizer
 from cyclemimic.embodiment.resize import resize_square
 from cyclemimic.errors import InputError, did_you_mean
@@ -41,6 +42,7 @@ class DemonstrationData:
     camera: CameraSpec  # in the size in which it was recorded
     extra_cameras: tuple[CameraSpec, ...] = ()
     extra_images: tuple[UInt8, ...] = ()  # of each further camera [N, H, W, 3]
+    moving: Float32 | None = None  # [N, cells], where in the main picture things move, where that was asked for
 
     def __len__(self) -> int:
         return len(self.images)
@@ -53,6 +55,7 @@ def demonstration_data(
     chunk_steps: int,
     extra_cameras: Sequence[str] = (),
     image_px: int | None = None,
+    moving: bool = False,
 ) -> DemonstrationData:
     """Every moment of `episodes` from which an action leads on.
 
@@ -66,13 +69,14 @@ def demonstration_data(
         chunk_steps: S.
         extra_cameras: cameras beside the main one that the policy will see.
         image_px: side to which pictures are brought, as the policy will bring them when it acts; as they are if None.
+        moving: also find where in the main picture things move.
 
     Raises:
         InputError: an episode lacks actions, an action space or a camera, differs in it, or has no labels.
     """
     sentences: dict[str | None, int] = {}
     bodies: dict[str, None] = {}
-    images, said, codes, chunks, masks, states, ends = [], [], [], [], [], [], []
+    images, said, codes, chunks, masks, states, ends, moves = [], [], [], [], [], [], [], []
     extra: list[list[UInt8]] = [[] for _ in extra_cameras]
     first: Episode | None = None
     cameras: tuple[CameraSpec, ...] = ()
@@ -86,7 +90,10 @@ def demonstration_data(
         steps = np.arange(moments)[:, None] + np.arange(chunk_steps)
         chunks.append(episode.actions[np.minimum(steps, moments - 1)])
         masks.append(steps < moments)
-        images.append(_sized(episode.frames[:-1], image_px))
+        pictures = _sized(episode.frames, image_px)
+        images.append(pictures[:-1])
+        if moving:
+            moves.append(moving_maps(pictures)[:-1])
         for column, name in zip(extra, extra_cameras, strict=True):
             column.append(_sized(episode.extra_frames[name][:-1], image_px))
         codes.append(_codes(episode, labels, moments))
@@ -116,6 +123,7 @@ def demonstration_data(
         camera=cameras[0],
         extra_cameras=cameras[1:],
         extra_images=tuple(np.concatenate(column) for column in extra),
+        moving=np.concatenate(moves) if moves else None,
     )
 
 
@@ -138,6 +146,7 @@ class Moments:
     sentences: tuple[str | None, ...]
     first: Int64  # [bodies], where each body's moments begin
     counts: Int64  # [bodies]
+    moving: Float32 | None = None  # [N, cells], where all bodies have it
 
     def draw(self, rng: np.random.Generator, count: int) -> Int64:
         """Moments [count]: uniformly of one body; of several a body uniformly, then one of its moments."""
@@ -168,6 +177,7 @@ def joined(
         for data in sets
     ]
     told = np.array([data.hindsight is not None for data in sets])
+    moves = [data.moving for data in sets if data.moving is not None]
     extra, seen = [], np.zeros((int(counts.sum()), len(extra_cameras)), np.bool_)
     body = np.repeat(np.arange(len(sets)), counts)
     for i, name in enumerate(extra_cameras):
@@ -193,6 +203,9 @@ def joined(
         sentences=tuple(sentences),
         first=counts.cumsum() - counts,
         counts=counts,
+        moving=np.concatenate(moves)
+        if len(moves := [d.moving for d in sets if d.moving is not None]) == len(sets)
+        else None,
     )
 
 

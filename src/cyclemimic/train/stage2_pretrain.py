@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cyclemimic.data.hindsight import end_maps
+from cyclemimic.data.hindsight import end_maps, moving_maps
 from cyclemimic.data.mixture import SourceWeights
 from cyclemimic.embodiment.normalize import Normalizer
 from cyclemimic.errors import InputError
@@ -58,6 +58,8 @@ class PretrainConfig:
     hindsight_weight: float = 1.0  # cross-entropy of where in the picture the clip ends, from the same features
     shift_px: int = 1
     instruction_dropout: float = 0.0
+    # Cross-entropy of where in the picture things move now, from the same features: what of the state video shows.
+    moving_weight: float = field(default=0.0, metadata={"before": 0.0})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +79,7 @@ class PretrainData:
     num_codes: int  # K
     state: Float32 | None = None  # [N, P], the robot's, where it is known beside the video
     goal: Float32 | None = None  # [N, 3], where the hand is at the end of the clip, then
+    moving: Float32 | None = None  # [N, cells], where in the picture things move, where that was asked for
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -98,8 +101,9 @@ class PretrainData:
         """The same data, moments `index` only."""
         columns = {name: getattr(self, name)[index] for name in ("cache", "frame", "sentence", "codes", "body", "clip")}
         rest = {name: getattr(self, name) for name in ("images", "sentences", "bodies", "num_codes", "ends")}
-        known = {name: value[index] for name in ("state", "goal") if (value := getattr(self, name)) is not None}
-        return PretrainData(**columns, **rest, **known)
+        known = {name: getattr(self, name) for name in ("state", "goal", "moving")}
+        told = {name: column[index] for name, column in known.items() if column is not None}
+        return PretrainData(**columns, **rest, **told)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,12 +114,15 @@ class PretrainScores:
     readout_nll: float  # nats per token, from the action decoder's features
     hindsight_nll: float  # nats, of where the clip ends, from the same features
     slot_accuracy: tuple[float, ...]  # per slot, teacher-forced
+    moving_nll: float | None = None  # nats, of where things move now, where that was learnt
 
 
 def pretrain_data(
     caches: Sequence[FrameCache],
     labels: LabelStore | Sequence[LabelStore],
     states: Mapping[str, Float32] | None = None,
+    *,
+    moving: bool = False,
 ) -> PretrainData:
     """Every labelled moment of the caches' clips; clips without labels are left out.
 
@@ -123,6 +130,7 @@ def pretrain_data(
         caches: frame caches of one picture size.
         labels: one label store for all caches, or one for each.
         states: clip name -> the robot's state at every frame [T, P], x, y, z of the hand in front; for bounds.
+        moving: also find where in the picture things move; every frame is read for it.
 
     Raises:
         InputError: nothing is labelled, sizes differ, or the stores do not share K and l_z.
@@ -142,8 +150,9 @@ def pretrain_data(
     columns: list[tuple[Int64, ...]] = []
     ends: list[Float32] = []
     known: list[tuple[Float32, Float32]] = []
+    moves: list[Float32] = []
     for number, (cache, store) in enumerate(zip(caches, stores, strict=True)):
-        for clip, offset, end in zip(cache.clips, cache.offsets, end_maps(cache), strict=True):
+        for i, (clip, offset, end) in enumerate(zip(cache.clips, cache.offsets, end_maps(cache), strict=True)):
             if clip.name not in store:
                 continue
             frames, codes = store.codes_for(clip.name)
@@ -152,6 +161,8 @@ def pretrain_data(
             constants = [np.full(len(frames), value, np.int64) for value in (number, said, body, len(ends))]
             columns.append((*constants, frames.astype(np.int64) + offset, codes))
             ends.append(end)
+            if moving:
+                moves.append(moving_maps(cache.clip_frames(i))[frames])
             if states is not None:
                 mine = states[clip.name].astype(np.float32)
                 known.append((mine[frames], np.repeat(mine[-1:, :HINDSIGHT_AXES], len(frames), 0)))
@@ -172,6 +183,7 @@ def pretrain_data(
         num_codes=stores[0].provenance.num_codes,
         state=np.concatenate([state for state, _ in known]) if known else None,
         goal=np.concatenate([goal for _, goal in known]) if known else None,
+        moving=np.concatenate(moves) if moves else None,
     )
 
 
@@ -215,22 +227,23 @@ class PretrainStage:
                 got=str(data.ends.shape[1]),
                 remedy="Set end_cells to the number of cells of data/hindsight.py.",
             )
+        _check_weights(config, data)
         self.config, self.data, self.device = config, data, torch.device(device)
         words = vocabulary or Vocabulary.build(data.sentences, num_codes=data.num_codes)
         self.state_units, self.goal_units = _units(data.state), _units(data.goal)
         widths: tuple[BodyWidths, ...] = ()
-        if data.state is not None:
+        if data.state is not None or config.network.head.keypoint:
             # The codes of a moment in the place of the actions of a chunk: the decoder of both is then the same.
             widths = (
                 BodyWidths(
                     name="video",
                     action_width=data.num_codes,
                     chunk_steps=data.num_tokens,
-                    proprioception_width=data.state.shape[1],
+                    proprioception_width=0 if data.state is None else data.state.shape[1],
                 ),
             )
         self.spec = NetworkSpec(config=config.network, vocabulary=words, num_tokens=data.num_tokens, bodies=widths)
-        network = build_pretrain_network(self.spec, seed=config.seed).to(self.device)
+        network = build_pretrain_network(self.spec, seed=config.seed, moving=config.moving_weight > 0).to(self.device)
         self.trainee: Trainee[PretrainNetwork] = Trainee(network, config.optim)
         self._moments, self._weights = _groups(data, sources)
         self._sentences = Sentences(words, data.sentences)
@@ -252,23 +265,23 @@ class PretrainStage:
         )
         codes = torch.from_numpy(self.data.codes[index]).to(self.device)
         network = self.trainee.network.train()
-        output, logits, end, goal = network.whole(observation, codes)
+        output, said = network.whole(observation, codes)
         latent = network.latent.latent_loss(output.slots, codes)
-        readout = readout_loss(logits, codes)
+        readout = readout_loss(said.codes, codes)
         ends = torch.from_numpy(self.data.ends[self.data.clip[index]]).to(self.device)
-        hindsight = end_loss(end, ends)
+        hindsight = end_loss(said.end, ends)
         terms = {"latent_nll": latent, "readout_nll": readout, "hindsight_nll": hindsight}
-        self._last_batch = {
-            "index": torch.from_numpy(index),
-            "images": observation.images,
-            "codes": codes,
-            "ends": ends,
-        }
+        told = {"index": torch.from_numpy(index), "images": observation.images, "codes": codes, "ends": ends}
+        self._last_batch = told
         loss = c.latent_weight * latent + c.readout_weight * readout + c.hindsight_weight * hindsight
         target = self._numbers(self.data.goal, self.goal_units, index)
-        if goal is not None and target is not None:
-            terms["goal_l1"] = hindsight_loss(goal, target.to(self.device))
+        if said.goal is not None and target is not None:
+            terms["goal_l1"] = hindsight_loss(said.goal, target.to(self.device))
             loss = loss + c.hindsight_weight * terms["goal_l1"]
+        if said.moving is not None and self.data.moving is not None:
+            told["moving"] = torch.from_numpy(self.data.moving[index]).to(self.device)
+            terms["moving_nll"] = end_loss(said.moving, told["moving"])
+            loss = loss + c.moving_weight * terms["moving_nll"]
         norm = self.trainee.apply(step, loss, terms)
         with torch.no_grad():
             accuracy = network.latent.slot_accuracy(output.slots, codes)
@@ -284,7 +297,7 @@ class PretrainStage:
         """Scores of the averaged weights on held-out moments, best of a body that was not trained on."""
         network = self.trainee.averaged()
         sentences = Sentences(self.spec.vocabulary, data.sentences)
-        sums: NDArray[np.float64] = np.zeros(3 + data.num_tokens)
+        sums: NDArray[np.float64] = np.zeros(1)
         for start in range(0, len(data), batch):
             index = np.arange(start, min(start + batch, len(data)))
             state = self._numbers(data.state, self.state_units, index)
@@ -292,18 +305,25 @@ class PretrainStage:
                 data.pictures(index), data.sentence[index], device=self.device, proprioception=state
             )
             codes = torch.from_numpy(data.codes[index]).to(self.device)
-            output, logits, end = network(observation, codes)
+            output, said = network.whole(observation, codes)
             ends = torch.from_numpy(data.ends[data.clip[index]]).to(self.device)
             figures = [
                 network.latent.latent_loss(output.slots, codes),
-                readout_loss(logits, codes),
-                end_loss(end, ends),
+                readout_loss(said.codes, codes),
+                end_loss(said.end, ends),
+                *network.latent.slot_accuracy(output.slots, codes),
             ]
-            accuracy = network.latent.slot_accuracy(output.slots, codes)
-            sums += len(index) * np.array([float(v) for v in (*figures, *accuracy)])
-        latent, readout, hindsight, *slots = (sums / len(data)).tolist()
+            if said.moving is not None and data.moving is not None:
+                figures.append(end_loss(said.moving, torch.from_numpy(data.moving[index]).to(self.device)))
+            sums = sums + len(index) * np.array([float(value) for value in figures])
+        latent, readout, hindsight, *rest = (sums / len(data)).tolist()
+        slots, moving = rest[: data.num_tokens], rest[data.num_tokens :]
         return PretrainScores(
-            latent_nll=latent, readout_nll=readout, hindsight_nll=hindsight, slot_accuracy=tuple(slots)
+            latent_nll=latent,
+            readout_nll=readout,
+            hindsight_nll=hindsight,
+            slot_accuracy=tuple(slots),
+            moving_nll=moving[0] if moving else None,
         )
 
     def state(self) -> dict[str, Tensor]:
@@ -354,6 +374,25 @@ def _groups(data: PretrainData, sources: SourceWeights | None) -> tuple[list[Int
         groups += [np.flatnonzero((data.cache == cache) & (data.body == body)) for body in bodies]
         weights += [share / len(bodies)] * len(bodies)
     return groups, np.array(weights)
+
+
+def _check_weights(config: PretrainConfig, data: PretrainData) -> None:
+    """Weights that are none, a keypoint that nothing teaches, and a target that was not asked for with the data."""
+    for name in ("latent_weight", "readout_weight", "hindsight_weight", "moving_weight"):
+        found = getattr(config, name)
+        if not 0 <= found < float("inf"):
+            where = f"PretrainConfig.{name}"
+            raise InputError(where, expected="0 or more", got=str(found), remedy="0 leaves the term out.")
+    if config.network.head.keypoint and not config.moving_weight:
+        raise InputError(
+            "PretrainConfig.moving_weight", expected="above 0 with HeadConfig.keypoint, which it teaches", got="0",
+            remedy="Set it to 1, or leave the keypoint out.",
+        )  # fmt: skip
+    if config.moving_weight and data.moving is None:
+        raise InputError(
+            "pretrain data", expected="where things move, since moving_weight is above 0", got="none",
+            remedy="Build it with pretrain_data(..., moving=True).",
+        )  # fmt: skip
 
 
 def _units(column: Float32 | None) -> Normalizer | None:

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from cyclemimic.embodiment.normalize import CONSTANT, Kind, Normalizer
-from cyclemimic.errors import InputError, did_you_mean
+from cyclemimic.errors import InputError
 from cyclemimic.nn.batches import DemonstrationBatch, pixels
 from cyclemimic.nn.collectives import my_rows
-from cyclemimic.policy.action_heads import BodyWidths, HeadConfig, LatentHead, hindsight_loss
+from cyclemimic.policy.action_heads import BodyWidths, HeadConfig, hindsight_loss
 from cyclemimic.policy.lora import apply_lora, merge_lora, save_adapters
 from cyclemimic.policy.network import (
     NetworkConfig,
@@ -31,12 +31,15 @@ from cyclemimic.policy.network import (
     kept_decoder,
     load_pretrained,
     read_network,
+    with_room_for_state,
 )
 from cyclemimic.policy.policy import POLICY_FILE, BodySpec, LatentActionPolicy, read_bodies
+from cyclemimic.policy.reader import end_loss
 from cyclemimic.policy.vocabulary import Vocabulary
 from cyclemimic.randomness import rng_for
 from cyclemimic.store.atomic import read_json
 from cyclemimic.train.demonstrations import DemonstrationData, Moments, joined
+from cyclemimic.train.finetune_checks import check_keypoint, check_sets, check_sizes
 from cyclemimic.train.pictures import Sentences, random_shift
 from cyclemimic.train.progress import Waiting
 from cyclemimic.train.stage2_pretrain import STATE_FILE
@@ -65,6 +68,10 @@ class FinetuneConfig:
     shift_px: int = 1
     instruction_dropout: float = 0.0
     use_proprioception: bool = True
+    # Share of moments at which the state is its mean, 0: demonstrations are few, and it tells them apart by heart.
+    proprioception_dropout: float = field(default=0.0, metadata={"before": 0.0})
+    # Cross-entropy of where in the picture things move now: a keypoint learnt on other bodies learns this one.
+    moving_weight: float = field(default=0.0, metadata={"before": 0.0})
     normalization: Kind = "quantile"
     extra_cameras: tuple[str, ...] = ()  # beside the main one, such as a camera on the wrist
 
@@ -99,14 +106,16 @@ class FinetuneStage:
         """
         self.sets = [data] if isinstance(data, DemonstrationData) else list(data)
         self.config, self.device = config, torch.device(device)
-        _check_sets(self.sets, config)
+        check_sets(self.sets, config)
         self.bodies = {d.embodiment: _body(d, config, camera or d.camera) for d in self.sets}
         self.spec, pretrained = self._specify(init)
+        check_keypoint(self.sets, config.moving_weight, self.spec.config.head)
         network = build_policy_network(self.spec, seed=config.seed)
         grown = self.spec.vocabulary.num_bins > 0
         if pretrained is not None:
             found, tensors = pretrained
             assert init is not None
+            tensors = with_room_for_state(tensors, found, self.spec)
             acts = (init / POLICY_FILE).exists()
             decoder = kept_decoder(network.state_dict(), tensors, acts=acts)
             before = _same_units(self.bodies, init, acts=acts) if decoder else None
@@ -140,6 +149,9 @@ class FinetuneStage:
         if batch.hindsight is not None and said.hindsight is not None:
             terms["hindsight_l1"] = hindsight_loss(said.hindsight, batch.hindsight, batch.hindsight_mask)
             loss = loss + c.hindsight_weight * terms["hindsight_l1"]
+        if c.moving_weight and batch.moving is not None and said.moving is not None:
+            terms["moving_nll"] = end_loss(said.moving, batch.moving)
+            loss = loss + c.moving_weight * terms["moving_nll"]
         given = {
             "images": batch.observation.images,
             "proprioception": batch.observation.proprioception,
@@ -147,6 +159,7 @@ class FinetuneStage:
             "actions": batch.actions,
             "action_mask": batch.action_mask,
             "hindsight": batch.hindsight,
+            "moving": batch.moving,
         }
         self._last_batch = {key: value for key, value in given.items() if value is not None}
         norm = self.trainee.apply(step, loss, terms)
@@ -174,12 +187,12 @@ class FinetuneStage:
         mine = my_rows(c.batch)
         index, sentence = index[mine], sentence[mine]
         images = random_shift(data.images[index], rng, c.shift_px, rows=mine, of=c.batch)
-        observation = self._sentences.observe(
-            images,
-            sentence,
-            device=self.device,
-            proprioception=None if data.state is None else torch.from_numpy(data.state[index]),
-        )
+        state = None if data.state is None else torch.from_numpy(data.state[index])
+        if state is not None and c.proprioception_dropout:
+            # Drawn for the whole batch, whichever rows of it are ours. 0 is the mean of what is normalised.
+            hidden = torch.from_numpy(rng.random(c.batch)[mine] < c.proprioception_dropout)
+            state = state.masked_fill(hidden[:, None], 0)
+        observation = self._sentences.observe(images, sentence, device=self.device, proprioception=state)
         body = torch.from_numpy(data.body[index]).to(self.device)
         observation = replace(observation, body=body)
         if data.extra_images:
@@ -198,6 +211,7 @@ class FinetuneStage:
             axis_mask=None if whole else torch.from_numpy(data.axis_mask).to(self.device)[body],
             hindsight=None if data.ends is None else torch.from_numpy(data.ends[index]).to(self.device),
             hindsight_mask=None if data.ended.all() else torch.from_numpy(data.ended[index]).to(self.device),
+            moving=None if data.moving is None else torch.from_numpy(data.moving[index]).to(self.device),
         )
 
     def policy(self, embodiment: str | None = None) -> LatentActionPolicy:
@@ -262,7 +276,7 @@ class FinetuneStage:
         kind = head_class(config.head)
         widths = []
         for data, body in zip(self.sets, self.bodies.values(), strict=True):
-            _check_sizes(data, config)
+            check_sizes(data, config)
             widths.append(
                 BodyWidths(
                     name=data.embodiment,
@@ -300,6 +314,8 @@ def _same_units(bodies: dict[str, BodySpec], init: Path, *, acts: bool) -> dict[
     """
     ((name, body),) = bodies.items()
     if not acts:
+        if not (init / STATE_FILE).exists():  # a keypoint stood for the state
+            return bodies
         return {name: replace(body, proprioception=Normalizer.from_json(read_json(init / STATE_FILE)))}
     (before,) = read_bodies(init).values()
     if before.action_space.axes != body.action_space.axes:
@@ -316,61 +332,5 @@ def _state(body: BodySpec, data: DemonstrationData) -> Float32:
 
 def _behind_the_reader(pretrained: HeadConfig, own: HeadConfig) -> HeadConfig:
     """The reader of the pre-training; all that is new in fine-tuning as its own configuration says."""
-    kept = ("channels", "norm_groups", "maps", "sharpness", "reader_width", "end_cells")
+    kept = ("channels", "norm_groups", "maps", "sharpness", "reader_width", "end_cells", "keypoint")
     return replace(own, **{name: getattr(pretrained, name) for name in kept})
-
-
-def _check_sets(sets: Sequence[DemonstrationData], config: FinetuneConfig) -> None:
-    """What all bodies must share, and what settings exclude each other."""
-    names = [data.embodiment for data in sets]
-    kinds = {(data.num_codes, data.codes.shape[1]) for data in sets}
-    if not sets or len(set(names)) != len(names) or len(kinds) != 1:
-        raise InputError(
-            "demonstrations",
-            expected="one set for each body, all with labels of one codebook",
-            got=f"bodies {', '.join(names) or 'none'}, (K, l_z) {sorted(kinds)}",
-            remedy="Join a body's demonstrations, and label with one tokenizer.",
-        )
-    known = {camera.name for data in sets for camera in data.extra_cameras}
-    for name in config.extra_cameras:
-        if name not in known:
-            raise InputError(
-                "FinetuneConfig.extra_cameras",
-                expected="a camera of the demonstrations",
-                got=repr(name),
-                remedy=did_you_mean(name, known) if known else "Cut them with demonstration_data(extra_cameras=...).",
-            )
-    head = head_class(config.network.head)
-    if config.blind_share > 0 and issubclass(head, LatentHead):
-        raise InputError(
-            "FinetuneConfig.blind_share",
-            expected="0 with a head that reads the latent tokens",
-            got=str(config.blind_share),
-            remedy="Only the ACT query can be blind to them.",
-        )
-    if head.num_bins(config.network.head) and config.normalization != "quantile":
-        raise InputError(
-            "FinetuneConfig.normalization",
-            expected="quantile, between which the bins lie",
-            got=repr(config.normalization),
-            remedy="Leave it at its default for a head of bins.",
-        )
-
-
-def _check_sizes(data: DemonstrationData, config: NetworkConfig) -> None:
-    side, steps = config.backbone.image_px, config.head.steps_at(data.action_space.rate_hz)
-    if data.actions.shape[1] != steps:
-        raise InputError(
-            "demonstrations",
-            expected=f"chunks of {steps} steps, as chunk_steps or chunk_s says",
-            got=str(data.actions.shape[1]),
-            remedy="Cut them again with demonstration_data.",
-        )
-    for images in (data.images, *data.extra_images):
-        if images.shape[1:3] != (side, side):
-            raise InputError(
-                "demonstrations",
-                expected=f"pictures of {side} x {side} px, as image_px says",
-                got=f"{images.shape[1:3]}",
-                remedy="Cut them again with demonstration_data(image_px=...).",
-            )
