@@ -58,6 +58,11 @@ def generated(rows: int) -> Iterator[Any]:
             "instruction": [f"move thing {n}" for n in rng.integers(0, 5000, count)],
             "licence": ["CC-BY-4.0"] * count,
             "fault": [None] * count,
+            "size_bytes": [-1] * count,
+            "mtime_ns": [0] * count,
+            "edges": [""] * count,
+            "content": [[]] * count,
+            "mark": [f"{start + i:032d}" for i in range(count)],
         }
         yield pa.table({name: pa.array(columns[name], SCHEMA.field(name).type) for name in SCHEMA.names}, SCHEMA)
 

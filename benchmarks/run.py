@@ -22,6 +22,7 @@ import numpy as np
 import tokenizer_step
 import torch
 from loader import read_mode_numbers
+from start import start_numbers
 from torch import nn
 
 from cyclemimic.data.cache import build_cache
@@ -284,6 +285,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=8, help="training steps in one repeat")
     parser.add_argument("--shapes", default="small", help="of the tokenizer's step on given features")
+    parser.add_argument("--episodes", type=int, default=1_000_000, help="of the start of the commands; 0: not measured")
     told = parser.parse_args()
     use_threads(1)
     began_cpu, began_wall = time.process_time(), time.perf_counter()
@@ -327,6 +329,8 @@ def main() -> None:
     }
     for measured in record["loader"].values():
         measured["pairs_per_core_s"] = measured["value"]  # for whoever reads one key: loader.segment.pairs_per_core_s
+    if told.episodes:
+        record["loader"]["start"] = start_numbers(told.episodes)
     write_json(told.out, json.loads(json.dumps(record)))
     print(f"{json.dumps(record['ratios'])}\n{told.out}")
 

@@ -1,4 +1,4 @@
-"""Labels of whole sources: the backbone sees each frame once, and the labels are those of pairs seen one by one."""
+"""Labels of whole sources: each frame is seen once, each shard made once, and labels are those of pairs on their own."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,8 @@ import torch
 from cyclemimic.data.loader import PairLoader
 from cyclemimic.nn.batches import pixels
 from cyclemimic.store.frame_cache import CacheRecipe, FrameCache, FrameCacheWriter
-from cyclemimic.train.labels import ScenesOnce, label_cache
+from cyclemimic.train import labels
+from cyclemimic.train.labels import ScenesOnce, label_cache, label_part
 from cyclemimic.types import ClipInfo
 from tests.paper.small import SIZE_PX, small_tokenizer
 
@@ -76,3 +77,35 @@ def test_scenes_that_no_pair_to_come_needs_are_let_go(tmp_path):
         torch.testing.assert_close(now.frames, pixels(pairs.now))
         torch.testing.assert_close(later.features.patches, tokenizer.backbone.inner(later.frames).patches)
         assert len(scenes._held) <= 3 + 3 + 6  # the batch, its later frames, and those of the longest gap
+
+
+@pytest.mark.parametrize(("parts", "processes"), [(1, 1), (1, 2), (3, 1), (3, 2), (2, 5)])
+def test_every_shard_is_made_once_whatever_jobs_and_processes_share_them(tmp_path, monkeypatch, parts, processes):
+    cache, tokenizer, made = cache_of_noise(tmp_path / "cache"), small_tokenizer().eval(), []
+    monkeypatch.setattr(labels, "num_processes", lambda: processes)
+    monkeypatch.setattr(labels, "label_shard", lambda t, loader, writer, shard, **_: made.append(shard))
+    mine = []
+    for part in range(parts):
+        for process in range(processes):
+            monkeypatch.setattr(labels, "process_number", lambda process=process: process)
+            before = len(made)
+            label_part(
+                tokenizer, "sha", cache, GAP_S, tmp_path / "labels", num_shards=4, part=part, num_parts=parts
+            )  # fmt: skip
+            mine.append(len(made) - before)
+    assert sorted(made) == list(range(4)), "four clips are long enough for a pair"
+    assert sum(mine) == 4 and max(mine) <= -(-4 // (parts * processes)) + 1
+
+
+def test_a_margin_is_how_much_farther_the_second_nearest_code_is_for_the_least_sure_token(tmp_path):
+    cache, tokenizer = cache_of_noise(tmp_path / "cache"), small_tokenizer().eval()
+    pairs = PairLoader([cache], GAP_S).take(np.arange(9))
+    now, later = tokenizer.see(pixels(pairs.now)), tokenizer.see(pixels(pairs.later))
+    codes, margin = tokenizer.label_scenes(now, later)
+    with torch.no_grad():
+        embedding = tokenizer.embed(tokenizer.read(tokenizer.watch(now), now, later), batch_statistics=False)
+        distances = tokenizer.quantizer.distances(embedding).numpy()  # [9, L, K]
+    order = np.sort(distances, -1)
+    np.testing.assert_array_equal(codes.numpy(), distances.argmin(-1))
+    np.testing.assert_allclose(margin.numpy(), (order[..., 1] - order[..., 0]).min(-1), rtol=1e-5)
+    assert (margin > 0).all() and codes.shape[1] > 1

@@ -56,8 +56,7 @@ def cut_table(
     """
     frames = cast(VideoFrames, cache.frames)
     videos = cast(IndexedVideos, frames.indices)
-    index, kind = videos.episodes, [FORMAT, METHOD, cache.resampler, cache.size_px]
-    now = sha256_json([kind, content_of(index.path)])
+    index, now = videos.episodes, made_of(cache)
     if _noted(path) != now:
         marks = [mark for _, table in index.columns(["mark"]) for mark in table["mark"].to_pylist()]
 
@@ -79,7 +78,7 @@ def cut_table(
 
         build_rows(
             path, SCHEMA, marks, make,
-            kind=kind, state=now, threads=threads, progress=progress, notes=lambda tables: {"made_of": now},
+            kind=_kind(cache), state=now, threads=threads, progress=progress, notes=lambda tables: {"made_of": now},
         )  # fmt: skip
     table = pq.read_table(path, columns=["cuts", "fault"])
     cuts = table["cuts"].combine_chunks()
@@ -88,6 +87,16 @@ def cut_table(
     )  # fmt: skip
     bad = np.flatnonzero(table["fault"].is_valid().to_numpy())
     return every.chosen(videos.rows), int(np.isin(bad, videos.rows).sum())
+
+
+def made_of(cache: FrameCache) -> str:
+    """What decides the cuts of all episodes of the index behind a cache; a file of cuts notes it."""
+    videos = cast(IndexedVideos, cast(VideoFrames, cache.frames).indices)
+    return sha256_json([_kind(cache), content_of(videos.episodes.path)])
+
+
+def _kind(cache: FrameCache) -> list[str | int]:
+    return [FORMAT, METHOD, cache.resampler, cache.size_px]
 
 
 def _noted(path: Path) -> str | None:

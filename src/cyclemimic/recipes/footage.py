@@ -148,7 +148,7 @@ def frames_of(
     """The source's frames, decoded once or when asked for, and which of it."""
     videos: FrameCache | None = None
     if read == "auto":
-        large = large_index(source, _index_path(source, root))
+        large = large_index(source, index_path(source, root))
         content = (large and content_of(large)) or source_hash(source)
         if (root / _name_of_cache(content, size_px) / INDEX).exists() or not isinstance(source, Filed):
             read = "cache"
@@ -171,7 +171,7 @@ def indexed(source: Source, root: Path, *, threads: int = 1, look_again: bool = 
     Whether files came or changed is seen at every call, but of a large source only with `look_again`: otherwise its
     files are looked at when they are opened, see `large_index`.
     """
-    path, said = _index_path(source, root), Progress(name="index", total=1)
+    path, said = index_path(source, root), Progress(name="index", total=1)
     if not look_again and (large := large_index(source, path)) is not None:
         print(
             f"index: {len(large)} episodes as they were; a file is looked at when it is opened. If files came or "
@@ -190,7 +190,8 @@ def indexed(source: Source, root: Path, *, threads: int = 1, look_again: bool = 
     return EpisodeIndex.open(path)
 
 
-def _index_path(source: Source, root: Path) -> Path:
+def index_path(source: Source, root: Path) -> Path:
+    """Where the index of a source lies below the folder of caches."""
     return root / f"index-{sha256_json(source.name)[:16]}.parquet"
 
 

@@ -6,9 +6,9 @@
 
     FOLDER/.sittings/            what is there of a shard that is not whole yet; goes with the shard's last row
 
-`frame` is the index t of the earlier frame in its clip; `margin` is the distance from the embedding to its
-second nearest code minus that to its nearest, averaged over tokens by whoever labels: near 0 means the code
-was a toss-up. Any Parquet reader can use the shards without this package.
+`frame` is the index t of the earlier frame in its clip; `margin` is the distance from the embedding to its second
+nearest code minus that to its nearest, of the token for which that is least: near 0 means the code was a toss-up. Any
+Parquet reader can use the shards without this package.
 """
 
 from __future__ import annotations
