@@ -21,6 +21,7 @@ from cyclemimic.errors import InputError
 from cyclemimic.evaluate.controls import fit_controls
 from cyclemimic.evaluate.counterfactual import (
     Counterfactuals,
+    CounterfactualScore,
     Filmed,
     build_counterfactuals,
     measure_counterfactual,
@@ -33,6 +34,7 @@ from cyclemimic.evaluate.models import label_pairs
 from cyclemimic.evaluate.moments import TruePairs
 from cyclemimic.evaluate.open_loop import OpenLoop, open_loop
 from cyclemimic.evaluate.pages import QUALITY_COLUMNS, this_machine
+from cyclemimic.evaluate.parts import KeptLabels, Parts
 from cyclemimic.evaluate.quality import Quality, measure_quality
 from cyclemimic.evaluate.records import QualityRecord, load_rollouts, save_quality, save_rollouts
 from cyclemimic.evaluate.rollout import (
@@ -50,6 +52,7 @@ from cyclemimic.evaluate.verdicts import verdict_lines, verdicts_on
 from cyclemimic.names import meets, named
 from cyclemimic.policy.network import read_spec
 from cyclemimic.policy.policy import LatentActionPolicy
+from cyclemimic.recipes import measured_parts
 from cyclemimic.recipes.cards import renew_card
 from cyclemimic.recipes.footage import HELD_OUT, SPLIT_SEED, cached, chosen, gap_for, open_source
 from cyclemimic.recipes.known_motion import known_motion as known_motion
@@ -118,7 +121,9 @@ def run_quality(
     gap_s = gap_for(cache, facts["gap_s"])
     training, validation, test = known_motion(source, cache, gap_s)
     film, key = source if isinstance(source, FilmSource) else None, source_key(source)
-    judge = fitted_judge(judge_folder if film else judge_folder / key, training, validation)
+    parts = measured_parts.of_quality(out, run, cache, key, gap_s, side)
+    judges = judge_folder if film else judge_folder / key
+    judge = fitted_judge(judges, training, validation, parts)
     held_out = test if side == "test" else validation
     seen, foreign = list(facts["bodies"]), tuple[str, ...]()
     if not set(seen) & set(training.bodies):
@@ -126,9 +131,11 @@ def run_quality(
         seen = list(foreign)
     futures = None
     if film is not None:
-        futures = counterfactuals(film, cache, held_out, judge_folder, gap_s=gap_s, bodies=seen, side=side)
+        futures = counterfactuals(film, cache, held_out, judge_folder, gap_s=gap_s, bodies=seen, side=side, parts=parts)
+    labels = KeptLabels(tokenizer, parts.under("labels"))
+    judged = parts.under(judge.identity(), seen, len(futures) if futures is not None else None)
     quality = measure_quality(
-        tokenizer,
+        labels,
         training,
         held_out,
         judge,
@@ -136,9 +143,14 @@ def run_quality(
         seen_bodies=seen,
         counterfactuals=futures,
         readers=readers or ReaderConfig(),
+        parts=judged,
     )
-    references = measure_references(tokenizer, held_out, judge, seed=SPLIT_SEED, seen_bodies=seen)
-    score = measure_counterfactual(tokenizer, judge, futures, label_pairs(tokenizer, held_out), seed=SPLIT_SEED)
+    references = measure_references(labels, held_out, judge, seed=SPLIT_SEED, seen_bodies=seen, parts=judged)
+    score = judged.figures(
+        "score",
+        CounterfactualScore,
+        lambda: measure_counterfactual(labels, judge, futures, label_pairs(labels, held_out), seed=SPLIT_SEED),
+    )
     beside: dict[str, Quality] = {}
     if controls:
         models = fit_controls(
@@ -150,7 +162,15 @@ def run_quality(
             tokenizer=tokenizer.config,
         )
         beside = {
-            name: measure_quality(model, training, held_out, judge, seed=SPLIT_SEED, seen_bodies=seen)
+            name: measure_quality(
+                KeptLabels(model, parts.under("labels", name)),
+                training,
+                held_out,
+                judge,
+                seed=SPLIT_SEED,
+                seen_bodies=seen,
+                parts=judged.under("control", name),
+            )
             for name, model in models.items()
         }
     record = QualityRecord(
@@ -165,6 +185,7 @@ def run_quality(
     )
     plain = film is not None and key.removeprefix("arms-") == key
     save_quality(out / ("quality.json" if plain else f"quality-{key}.json"), record)
+    parts.remove()
     renew_card(run, out)
     return record
 
@@ -178,6 +199,7 @@ def counterfactuals(
     gap_s: Gap,
     bodies: Sequence[str],
     side: str,
+    parts: Parts | None = None,
 ) -> Counterfactuals | None:
     """What truly comes of other actions, made once and kept in `folder`; None where the world cannot be had again."""
     if source.world_name not in WORLDS:
@@ -202,7 +224,7 @@ def counterfactuals(
         if task is not None and actions is not None and state is not None:
             filmed[clip.name] = Filmed(task=task, actions=actions, tip_m=state[:, :3])
     found = build_counterfactuals(
-        world, filmed, held_out, gap_s=gap_s, size_px=size_px, bodies=between, seed=SPLIT_SEED
+        world, filmed, held_out, gap_s=gap_s, size_px=size_px, bodies=between, seed=SPLIT_SEED, parts=parts
     )
     found.save(path)
     return found
@@ -250,7 +272,7 @@ def rollout_text(result: RolloutResult) -> str:
     return "\n".join([*(f"{name:16} {row}" for name, row in rates.items()), *result.error_messages])
 
 
-def fitted_judge(folder: Path, training: TruePairs, held_out: TruePairs) -> Judge:
+def fitted_judge(folder: Path, training: TruePairs, held_out: TruePairs, parts: Parts | None = None) -> Judge:
     """The judge that lies in `folder`, fitted now where there is none.
 
     One that was fitted on another film is asked about this one: it may be refused here.
@@ -260,7 +282,7 @@ def fitted_judge(folder: Path, training: TruePairs, held_out: TruePairs) -> Judg
     """
     if not (folder / "judge.json").exists():
         config = JudgeConfig(moving_cm=100 * training.motion.moving)
-        judge = fit_judge(training, held_out, seed=SPLIT_SEED, config=config)
+        judge = fit_judge(training, held_out, seed=SPLIT_SEED, config=config, parts=parts)
         judge.save(folder)
         return judge
     judge = Judge.load(folder)
@@ -310,6 +332,8 @@ def run_rollouts(
     # Skill by skill in turn, so that a run that is looked at half-way has seen every skill.
     names = chosen("skills", skills, world.skills)
     tasks = [Task(body=body, skill=skill, seed=first_seed + i) for i in range(episodes) for skill in names]
+    name = f"rollouts-{show.replace(' ', '-')}"
+    parts = measured_parts.of_policy(out, name, run, world_name, show)
     result = evaluate_policy(
         lambda: make_world(world_name),
         policy,
@@ -317,8 +341,10 @@ def run_rollouts(
         chunk_steps=policy.chunk_steps,
         instruct=shown(show, world),
         films_per_skill=1,
+        parts=parts,
     )
-    save_rollouts(out, f"rollouts-{show.replace(' ', '-')}", result)
+    save_rollouts(out, name, result)
+    parts.remove()
     renew_card(run, out)
     return result
 
@@ -335,12 +361,12 @@ def best_of(
 ) -> Path:
     """The policy that does best from some starts, the first of equals; `choice.json` in `out` says how all did.
 
-    What a run did is kept in its folder and not done again.
+    What a run did is kept in its folder and not done again, as long as its weights are what they were.
     """
-    kept = f"choice-{sha256_json([world_name, body, list(skills), episodes, first_seed])[:12]}"
     results = {}
     for run in runs:
-        folder = run / kept
+        weights = measured_parts.policy_sha256(run)
+        folder = run / f"choice-{sha256_json([world_name, body, list(skills), episodes, first_seed, weights])[:12]}"
         if not (folder / "rollouts-as-it-is.json").exists():
             run_rollouts(
                 run, world_name, body=body, skills=skills, episodes=episodes, first_seed=first_seed, show="as it is",
@@ -370,9 +396,11 @@ def run_suite(
             policy = policy.driving(acting)
         return policy, policy.chunk_steps
 
-    result = evaluate_suite(suite, ours, episodes=episodes, body=body, instruct=shown(show, suite.world()))
-    shows = "" if show == "as it is" else f"-{show}"
-    result.save(out / f"suite-{suite.name}{shows}.json")
+    kept = f"suite-{suite.name}" if show == "as it is" else f"suite-{suite.name}-{show}"
+    parts = measured_parts.of_policy(out, kept, run, name, show)
+    result = evaluate_suite(suite, ours, episodes=episodes, body=body, instruct=shown(show, suite.world()), parts=parts)
+    result.save(out / f"{kept}.json")
+    parts.remove()
     renew_card(run, out)
     return result
 
