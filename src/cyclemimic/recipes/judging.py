@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
@@ -30,7 +30,7 @@ from cyclemimic.evaluate.counterfactual import (
 from cyclemimic.evaluate.inspect import inspect_tokenizer
 from cyclemimic.evaluate.judge import Judge, JudgeConfig, fit_judge, report_on
 from cyclemimic.evaluate.leak import ReaderConfig
-from cyclemimic.evaluate.models import label_pairs
+from cyclemimic.evaluate.models import QUIET_S, label_pairs
 from cyclemimic.evaluate.moments import TruePairs
 from cyclemimic.evaluate.open_loop import OpenLoop, open_loop
 from cyclemimic.evaluate.pages import QUALITY_COLUMNS, this_machine
@@ -62,8 +62,9 @@ from cyclemimic.store.atomic import read_json, sha256_json, write_json
 from cyclemimic.store.frame_cache import FrameCache
 from cyclemimic.tokenizer.tokenizer import LatentActionTokenizer
 from cyclemimic.train.checkpoint import CONFIG_FILE
+from cyclemimic.train.progress import Progress
 from cyclemimic.train.stage1_tokenizer import tokenizer_facts
-from cyclemimic.types import Gap, Task, World
+from cyclemimic.types import Episode, Gap, Task, World
 from cyclemimic.worlds.arms import ArmsWorld
 
 CHOICE = "choice.json"
@@ -464,13 +465,23 @@ def run_open_loop(
     same = read_json(run / CONFIG_FILE)["demonstrations"] == source_hash(source)
     habits = trained[run.name] if same else {clips[i].name for i in sides.train}
     taught = [clip for clip in mine if clip.name in habits]
+    progress = Progress(name="episodes", total=len(held_out), quiet_s=QUIET_S)
+
+    def read() -> Iterator[Episode]:
+        for number, clip in enumerate(held_out):
+            yield source.read(clip)
+            progress.update(number + 1)
+
+    parts = measured_parts.of_open_loop(out, runs, source, split, body)
     result = open_loop(
         policy,
-        (source.read(clip) for clip in held_out),
+        read(),
         training_episodes=(source.read(clip) for clip in taught),
         others={} if without is None else {without.name: policy_for(without, body)},
+        parts=parts,
     )
     result.save(out / "open-loop.json")
+    parts.remove()
     return result
 
 
