@@ -7,6 +7,7 @@ import pytest
 
 from cyclemimic.errors import InputError
 from cyclemimic.evaluate.open_loop import bootstrap, observations, open_loop
+from cyclemimic.evaluate.parts import Parts
 from cyclemimic.types import ActionChunk, ActionSpace, Axis, ClipInfo, Episode
 
 AXES = (
@@ -159,3 +160,33 @@ def test_errors():
     bare = Episode(info=found.info, frames=found.frames)
     with pytest.raises(InputError, match="episode 'a': expected actions"):
         open_loop(Oracle(found), [bare], training_episodes=[found])
+
+
+def test_episodes_that_were_measured_are_not_asked_about_again(tmp_path):
+    class Sick:
+        """Says another thing at every moment; ends at a question."""
+
+        def __init__(self, end):
+            self.end, self.calls = end, 0
+
+        def act_batch(self, seen):
+            if self.calls == self.end:
+                raise KeyboardInterrupt
+            self.calls += 1
+            said = [np.full((S, 3), one.images["main"][0, 0, 0] / 3, np.float32) for one in seen]
+            return [ActionChunk(actions=actions, space=SPACE) for actions in said]
+
+    found, training = [episode(name, seed=i) for i, name in enumerate("abc")], [episode("t", seed=7)]
+
+    def measured(policy, **words):
+        return open_loop(policy, found, training_episodes=training, others={"file": Sick(-1)}, **words)
+
+    whole = measured(Sick(-1))
+    with pytest.raises(KeyboardInterrupt):
+        measured(Sick(2), parts=Parts(tmp_path, "weights"))
+    again = Sick(-1)
+    result = measured(again, parts=Parts(tmp_path, "weights"))
+    assert again.calls == 1 and result.to_json() == whole.to_json()
+    other = Sick(-1)
+    measured(other, parts=Parts(tmp_path, "other weights"))
+    assert other.calls == 3

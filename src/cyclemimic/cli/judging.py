@@ -18,10 +18,12 @@ from cyclemimic.recipes.policy_study import PolicyStudy, policy_study_of
 from cyclemimic.recipes.published import tables_text
 from cyclemimic.recipes.tables import find_table
 from cyclemimic.train.loop import use_threads
+from cyclemimic.train.signals import ended_at_once
 
 STUDY = StudySize()
 
 
+@ended_at_once("What was measured is kept.")
 def evaluate(
     run: tyro.conf.Positional[Path],
     source: str | None = None,

@@ -12,8 +12,9 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -21,13 +22,15 @@ from numpy.typing import NDArray
 
 from cyclemimic.data.pairs import gap_in_frames, gap_of
 from cyclemimic.embodiment.resize import resize_square
-from cyclemimic.evaluate.models import LatentActionModel, MotionReader, act_out, draws, label_frames
+from cyclemimic.evaluate.models import QUIET_S, LatentActionModel, MotionReader, act_out, draws, label_frames
 from cyclemimic.evaluate.moments import TruePairs
+from cyclemimic.evaluate.parts import Arrays, Parts
 from cyclemimic.evaluate.reconstruction import other_codes, psnr_db
 from cyclemimic.evaluate.transfer import MOVING_M, References, plan_transfers
 from cyclemimic.nn.batches import pixels
 from cyclemimic.randomness import rng_for
 from cyclemimic.store.atomic import write_atomically
+from cyclemimic.train.progress import Progress
 from cyclemimic.types import Float32, Gap, Int64, Observation, Task, UInt8, World
 from cyclemimic.worlds.arms import ArmsWorld
 
@@ -35,6 +38,8 @@ _REPLAYED_M = 0.001  # a replay whose hand is farther from the film's is of anot
 _HINDERED_M = 0.015  # a hand that went elsewhere was stopped by the workspace, by what it touched, or by its own haste
 _MOVED_M = 0.005  # an object that moved this far was touched
 _LEAST_SPREAD_DB = 0.1  # where any code and the best one are this near, there is no scale between them
+
+_BLOCK = 50  # tries that are kept together
 
 Reason = Literal["not_replayed", "hindered", "other_contact"]
 
@@ -108,6 +113,7 @@ def build_counterfactuals(
     seed: int,
     limit: int = 300,
     tries: int = 500,
+    parts: Parts | None = None,
 ) -> Counterfactuals:
     """Live the clips again and try other actions, across bodies, until `limit` counterfactuals are found.
 
@@ -121,8 +127,10 @@ def build_counterfactuals(
         seed: which pairs.
         limit: m at most.
         tries: how many transfers are tried at most.
+        parts: where tries are kept until all are made; its facts decide all else.
     """
-    assert test.frame is not None, "pairs of a cache know their frame"
+    frame = test.frame
+    assert frame is not None, "pairs of a cache know their frame"
     plan = plan_transfers(
         test, sources=bodies, targets=bodies, same_body=False, limit=tries, seed=seed, least_m=MOVING_M
     )
@@ -134,42 +142,60 @@ def build_counterfactuals(
             lives[name] = _live(world, filmed[name]) if name in filmed else None
         return lives[name]
 
-    left_out: Counter[Reason] = Counter()
-    kept: list[tuple[int, int]] = []
-    pictures: list[tuple[UInt8, UInt8]] = []
+    def attempt(pairs: Int64, most: int) -> Arrays:
+        """What comes of some tries [m, 2], up to `most` counterfactuals: arrays named as the fields."""
+        left_out: Counter[Reason] = Counter()
+        kept: list[tuple[int, int]] = []
+        pictures: list[tuple[UInt8, UInt8]] = []
+        for source, target in pairs.tolist():
+            if len(kept) == most:
+                break
+            own, other = life_of(source), life_of(target)
+            if own is None or other is None:
+                left_out["not_replayed"] += 1
+                continue
+            gap = gap_in_frames(gap_of(gap_s, test.bodies[test.body[source]]), world.action_space.rate_hz)
+            t, u = int(frame[source]), int(frame[target])
+            actions = filmed[test.clip_names[test.clip[source]]].actions[t : t + gap]
+            world.reset(filmed[test.clip_names[test.clip[target]]].task)
+            now, later, moved_m, objects_m = _act(world, other.states[u], actions)
+            reason = _left_out(own, t, gap, moved_m, objects_m - other.objects_m[u])
+            if reason is not None:
+                left_out[reason] += 1
+                continue
+            kept.append((source, target))
+            pictures.append((now, later))
+        side = world.camera.height_px
+        frames = np.array(pictures, np.uint8).reshape(-1, 2, side, side, 3)
+        table = np.array(kept, np.int64).reshape(-1, 2)
+        empty = np.zeros((0, size_px, size_px, 3), np.uint8)
+        return {
+            "source": table[:, 0],
+            "target": table[:, 1],
+            "now": resize_square(frames[:, 0], size_px) if len(frames) else empty,
+            "later": resize_square(frames[:, 1], size_px) if len(frames) else empty,
+            **{reason: np.array(left_out[reason]) for reason in get_args(Reason)},
+        }
+
+    parts = (parts or Parts()).under("counterfactuals", size_px, list(bodies), seed, limit, tries)
     # Not in the plan's order, which is by source: what is left when the limit is reached must not favour a body.
     order = rng_for(seed, 0, "evaluate/counterfactuals").permutation(len(plan))
-    for source, target in zip(plan.source[order].tolist(), plan.target[order].tolist(), strict=True):
-        if len(kept) == limit:
+    table = np.stack([plan.source, plan.target], axis=1)[order]
+    progress = Progress(name="counterfactuals", total=len(plan), quiet_s=QUIET_S)
+    blocks = [attempt(table[:0], 0)]
+    count = 0
+    for first in range(0, len(table), _BLOCK):
+        if count == limit:
             break
-        own, other = life_of(source), life_of(target)
-        if own is None or other is None:
-            left_out["not_replayed"] += 1
-            continue
-        gap = gap_in_frames(gap_of(gap_s, test.bodies[test.body[source]]), world.action_space.rate_hz)
-        t, u = int(test.frame[source]), int(test.frame[target])
-        actions = filmed[test.clip_names[test.clip[source]]].actions[t : t + gap]
-        world.reset(filmed[test.clip_names[test.clip[target]]].task)
-        now, later, moved_m, objects_m = _act(world, other.states[u], actions)
-        reason = _left_out(own, t, gap, moved_m, objects_m - other.objects_m[u])
-        if reason is not None:
-            left_out[reason] += 1
-            continue
-        kept.append((source, target))
-        pictures.append((now, later))
-    side = world.camera.height_px
-    frames = np.array(pictures, np.uint8).reshape(-1, 2, side, side, 3)
-    table = np.array(kept, np.int64).reshape(-1, 2)
-    empty = np.zeros((0, size_px, size_px, 3), np.uint8)
-    return Counterfactuals(
-        source=table[:, 0],
-        target=table[:, 1],
-        now=resize_square(frames[:, 0], size_px) if len(frames) else empty,
-        later=resize_square(frames[:, 1], size_px) if len(frames) else empty,
-        not_replayed=left_out["not_replayed"],
-        hindered=left_out["hindered"],
-        other_contact=left_out["other_contact"],
-    )
+        some = table[first : first + _BLOCK]
+        blocks.append(parts.arrays(f"counterfactuals {first}", partial(attempt, some, limit - count)))
+        count += len(blocks[-1]["source"])
+        progress.update(min(first + _BLOCK, len(table)))
+    whole: dict[str, Any] = {
+        name: np.concatenate([block[name] for block in blocks]) for name in ("source", "target", "now", "later")
+    }
+    whole |= {reason: sum(int(block[reason]) for block in blocks) for reason in get_args(Reason)}
+    return Counterfactuals(**whole)
 
 
 def _live(world: World, filmed: Filmed) -> _Life | None:

@@ -7,6 +7,7 @@ Letters in shapes: n pairs, B batch, S side of the picture.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cyclemimic.errors import InputError
+from cyclemimic.evaluate.fitting import Fit
 from cyclemimic.evaluate.moments import TruePairs
+from cyclemimic.evaluate.parts import Parts
 from cyclemimic.nn.batches import pixels
 from cyclemimic.randomness import entropy_for
 from cyclemimic.store.atomic import read_json, write_json
@@ -163,6 +166,13 @@ class Judge:
                 total += (F.normalize(a, dim=1) - F.normalize(b, dim=1)).square().sum(1).mean((1, 2))
         return total
 
+    def identity(self) -> str:
+        """Hash of what its readings depend on: the weights and the scale."""
+        digest = hashlib.sha256()
+        for name, value in sorted({**self.net.state_dict(), "spread_m": self.spread_m}.items()):
+            digest.update(name.encode() + value.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
     def save(self, folder: Path) -> None:
         """Write weights and report."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -199,10 +209,18 @@ class Judge:
         return cls(net, spread_m, report, config, facts["size_px"])
 
 
-def fit_judge(train: TruePairs, held_out: TruePairs, *, seed: int, config: JudgeConfig | None = None) -> Judge:
+def fit_judge(
+    train: TruePairs,
+    held_out: TruePairs,
+    *,
+    seed: int,
+    config: JudgeConfig | None = None,
+    parts: Parts | None = None,
+) -> Judge:
     """Fit the judge on `train` and report on `held_out`, whose clips must be others.
 
-    A pure function of the pairs, the seed and the number of threads. Engineering.
+    A pure function of the pairs, the seed and the number of threads. With `parts`, whose facts decide these, a fit that
+    was broken off goes on. Engineering.
     """
     config = config or JudgeConfig()
     size_px = int(train.now.shape[1])
@@ -211,7 +229,7 @@ def fit_judge(train: TruePairs, held_out: TruePairs, *, seed: int, config: Judge
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(entropy_for(seed, 0, "judge/initialisation"))
         net = JudgeNet(config.width, size_px).train()
-        average = _fit(net, train, true_m / spread_m, seed, config)
+        average = _fit(net, train, true_m / spread_m, seed, config, parts or Parts())
     net.load_state_dict(average)
     blank = JudgeReport(
         r2=math.nan, r2_blurred=math.nan, cosine=math.nan, r2_axes=(math.nan,) * 3, pairs=0,
@@ -222,17 +240,25 @@ def fit_judge(train: TruePairs, held_out: TruePairs, *, seed: int, config: Judge
     return judge
 
 
-def _fit(net: JudgeNet, train: TruePairs, target: Tensor, seed: int, config: JudgeConfig) -> dict[str, Tensor]:
+def _fit(
+    net: JudgeNet, train: TruePairs, target: Tensor, seed: int, config: JudgeConfig, parts: Parts
+) -> dict[str, Tensor]:
     """The moving average of the weights over the training."""
-    optimizer = torch.optim.AdamW(net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=config.steps)
     average = {k: v.clone() for k, v in net.state_dict().items()}
-    generator = torch.Generator().manual_seed(entropy_for(seed, 0, "judge/batches"))
-    order = torch.zeros(0, dtype=torch.int64)
-    for _ in range(config.steps):
-        if len(order) < config.batch_size:
-            order = torch.cat([order, torch.randperm(len(train), generator=generator)])
-        index, order = order[: config.batch_size], order[config.batch_size :]
+    fit = Fit(
+        net,
+        name="judge",
+        steps=config.steps,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        entropy=entropy_for(seed, 0, "judge/batches"),
+        parts=parts.under(asdict(config), seed),
+        clip_norm=1.0,
+        beside=average,
+    )
+    generator = fit.generator
+    for _ in fit.steps():
+        index = fit.batch(len(train), config.batch_size)
         now, later = pixels(train.now[index.numpy()]), pixels(train.later[index.numpy()])
         # A motion run backwards is a motion too: the opposite one.
         back = torch.rand(len(index), generator=generator) < 0.5
@@ -243,11 +269,7 @@ def _fit(net: JudgeNet, train: TruePairs, target: Tensor, seed: int, config: Jud
         told = net(*spoil(now, later, generator))
         sign = torch.where(back, -1.0, 1.0) * ~still
         loss = F.smooth_l1_loss(told, target[index] * sign[:, None])
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+        fit.update(loss)
         for name, value in net.state_dict().items():
             average[name].lerp_(value, 0.01)
     return average

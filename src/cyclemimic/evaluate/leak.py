@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cyclemimic.evaluate.cycle import ActedOut, share_right
+from cyclemimic.evaluate.fitting import Fit
 from cyclemimic.evaluate.judge import spoil
 from cyclemimic.evaluate.models import BATCH, LatentActionModel, act_out
 from cyclemimic.evaluate.moments import Pairs
+from cyclemimic.evaluate.parts import Parts
 from cyclemimic.nn.batches import pixels
 from cyclemimic.randomness import entropy_for
 from cyclemimic.types import Int64
@@ -108,6 +110,7 @@ def measure_leak(
     accuracy: float,
     seed: int,
     config: ReaderConfig | None = None,
+    parts: Parts | None = None,
 ) -> Leak:
     """Fit both readers and ask them.
 
@@ -121,10 +124,11 @@ def measure_leak(
         accuracy: E's own accuracy on these frames.
         seed: initialisation and order.
         config: sizes.
+        parts: where unfinished readers are kept; its facts decide all else.
     """
     if acted is None:
         return UNREAD
-    config = config or ReaderConfig()
+    config, parts = config or ReaderConfig(), parts or Parts()
     codes = torch.from_numpy(train_codes)
     now, later = shrunk(pixels(train.now)), shrunk(pixels(train.later))
 
@@ -132,7 +136,7 @@ def measure_leak(
         # D's frames are never quite sharp: the reader must not stumble over blur, light or noise.
         return both(*spoil(now[index], later[index], generator))
 
-    reader = fit_reader(pairs_of, codes, model.num_codes, seed=seed, config=config)
+    reader = fit_reader(pairs_of, codes, model.num_codes, seed=seed, config=config, parts=parts.under("pairs"))
     real = _told(reader, both(shrunk(pixels(test.now)), shrunk(pixels(test.later))))
     read = _told(reader, both(shrunk(acted.scenes), shrunk(acted.generated)))
     reader_real = share_right(real, torch.from_numpy(test_codes))
@@ -146,7 +150,7 @@ def measure_leak(
     def picture_of(index: Tensor, _: torch.Generator) -> Tensor:
         return centred(written[index])
 
-    alone = fit_reader(picture_of, codes[order], model.num_codes, seed=seed, config=config)
+    alone = fit_reader(picture_of, codes[order], model.num_codes, seed=seed, config=config, parts=parts.under("alone"))
     modes = codes.mode(0).values
     known = reader_real > 0
     return Leak(
@@ -159,29 +163,30 @@ def measure_leak(
     )
 
 
-def fit_reader(see: SeeBatch, codes: Tensor, num_codes: int, *, seed: int, config: ReaderConfig) -> Reader:
+def fit_reader(
+    see: SeeBatch, codes: Tensor, num_codes: int, *, seed: int, config: ReaderConfig, parts: Parts | None = None
+) -> Reader:
     """Learn codes [n, L] from what `see` shows of the pairs of an index [B].
 
-    A pure function of its arguments, and of the number of threads.
+    A pure function of its arguments but `parts`, and of the number of threads.
     """
-    generator = torch.Generator().manual_seed(entropy_for(seed, 0, "leak/batches"))
     first = see(torch.zeros(1, dtype=torch.int64), torch.Generator().manual_seed(0))
     with torch.enable_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(entropy_for(seed, 0, "leak/initialisation"))
         reader = Reader(first.shape[1], config.width, first.shape[-1], codes.shape[1], num_codes).train()
-        optimizer = torch.optim.AdamW(reader.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=config.steps)
-        order = torch.zeros(0, dtype=torch.int64)
-        for _ in range(config.steps):
-            if len(order) < config.batch_size:
-                order = torch.cat([order, torch.randperm(len(codes), generator=generator)])
-            index, order = order[: config.batch_size], order[config.batch_size :]
-            logits = reader(see(index, generator))
-            loss = F.cross_entropy(logits.flatten(0, 1), codes[index].flatten())
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
+        fit = Fit(
+            reader,
+            name="reader",
+            steps=config.steps,
+            learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay,
+            entropy=entropy_for(seed, 0, "leak/batches"),
+            parts=(parts or Parts()).under(asdict(config), seed),
+        )
+        for _ in fit.steps():
+            index = fit.batch(len(codes), config.batch_size)
+            logits = reader(see(index, fit.generator))
+            fit.update(F.cross_entropy(logits.flatten(0, 1), codes[index].flatten()))
     return reader.eval()
 
 

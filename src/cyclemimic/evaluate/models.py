@@ -5,6 +5,7 @@ Letters in shapes: n pairs, B batch, L tokens of a latent action, S side of the 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol
 
 import torch
@@ -12,9 +13,11 @@ from torch import Tensor
 
 from cyclemimic.evaluate.moments import Pairs
 from cyclemimic.nn.batches import pixels
+from cyclemimic.train.progress import Progress
 from cyclemimic.types import Int64
 
 BATCH = 128
+QUIET_S = 10.0  # what takes no longer says nothing
 
 
 class LatentActionModel(Protocol):
@@ -70,13 +73,19 @@ def label_pairs(model: LatentActionModel, pairs: Pairs) -> Int64:
 @torch.no_grad()
 def label_frames(model: LatentActionModel, now: Tensor, later: Tensor) -> Tensor:
     """The codes [n, L] of pairs of frames [n, 3, S, S], in batches."""
-    parts = [slice(i, i + BATCH) for i in range(0, len(now), BATCH)]
-    return torch.cat([model.label(now[p], later[p])[0] for p in parts])
+    return torch.cat([model.label(now[p], later[p])[0] for p in _batches("label pairs", len(now))])
 
 
 @torch.no_grad()
 def act_out(model: LatentActionModel, now: Tensor, codes: Tensor) -> Tensor:
     """Generated frames [n, 3, S, S] in [0, 1], in batches; of a model that draws."""
     assert draws(model), "a model without frames acts nothing out"
-    parts = [slice(i, i + BATCH) for i in range(0, len(now), BATCH)]
-    return torch.cat([model.act_out(now[p], codes[p]) for p in parts]).clamp(0, 1)
+    return torch.cat([model.act_out(now[p], codes[p]) for p in _batches("draw frames", len(now))]).clamp(0, 1)
+
+
+def _batches(says: str, count: int) -> Iterator[slice]:
+    """Slices of `count` things, and a line of progress where they take long."""
+    progress = Progress(name=says, total=count, quiet_s=QUIET_S)
+    for first in range(0, count, BATCH):
+        yield slice(first, first + BATCH)
+        progress.update(min(first + BATCH, count))

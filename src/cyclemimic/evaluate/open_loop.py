@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from cyclemimic.embodiment.deltas import circular, wrapped
 from cyclemimic.errors import InputError
+from cyclemimic.evaluate.parts import Parts
 from cyclemimic.evaluate.rollout import BatchPolicy
 from cyclemimic.evaluate.summary import null_for_nan
 from cyclemimic.randomness import rng_for
@@ -116,6 +118,7 @@ def open_loop(
     training_episodes: Iterable[Episode],
     others: Mapping[str, BatchPolicy] | None = None,
     batch: int = 64,
+    parts: Parts | None = None,
 ) -> OpenLoop:
     """Ask at every moment of held-out episodes and compare with the actions that followed.
 
@@ -129,6 +132,7 @@ def open_loop(
         training_episodes: those of the policy; their actions alone are looked at.
         others: further policies by name; their chunks must be as long.
         batch: moments at once.
+        parts: where the errors of each episode are kept until all are measured; its facts decide policies and episodes.
 
     Raises:
         InputError: no episode, one without actions or of another action space, or a chunk that is too short.
@@ -145,18 +149,13 @@ def open_loop(
     space: ActionSpace | None = None
     errors: dict[str, list[Numbers]] = {name: [] for name in (POLICY, HOLD, MEAN, *(others or {}))}
     clips: list[str] = []
-    moments = steps = 0
-    for episode in episodes:
-        actions, space = _actions(episode, space)
-        if actions.shape[1] != len(mean):
-            raise InputError(
-                f"episode {episode.info.name!r}",
-                expected=f"{len(mean)} axes, as in the training episodes",
-                got=str(actions.shape[1]),
-                remedy="Name the episodes of the same body.",
-            )
+    moments = 0
+    parts = (parts or Parts()).under(list(asked), batch)
+
+    def errors_of(episode: Episode, actions: Float32, space: ActionSpace) -> dict[str, Numbers]:
+        """The errors of each name in one episode [S, A]."""
         said = {name: _chunks(found, episode, space, batch) for name, found in asked.items()}
-        steps = steps or said[POLICY].shape[1]
+        steps = said[POLICY].shape[1]
         last = np.concatenate([first[None], actions[:-1]])
         still = np.where([axis.kind == "delta" for axis in space.axes], 0.0, last)
         said |= {
@@ -168,7 +167,21 @@ def open_loop(
                 raise InputError(
                     name, expected=f"chunks of {steps} steps", got=str(chunk.shape[1]), remedy="Compare equal chunks."
                 )
-            errors[name].append(_error(chunk[:, :steps], actions, space))
+        # Names of runs may be any; those of arrays in a file may not.
+        return {str(i): _error(said[name][:, :steps], actions, space) for i, name in enumerate(errors)}
+
+    for episode in episodes:
+        actions, space = _actions(episode, space)
+        if actions.shape[1] != len(mean):
+            raise InputError(
+                f"episode {episode.info.name!r}",
+                expected=f"{len(mean)} axes, as in the training episodes",
+                got=str(actions.shape[1]),
+                remedy="Name the episodes of the same body.",
+            )
+        found = parts.arrays(f"episode {episode.info.name}", partial(errors_of, episode, actions, space))
+        for i, rows in enumerate(errors.values()):
+            rows.append(found[str(i)])
         clips.append(episode.info.name)
         moments += len(actions)
     if space is None:

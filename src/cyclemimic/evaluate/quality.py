@@ -7,6 +7,7 @@ Letters in shapes: n pairs, L tokens of a latent action, K codes.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
@@ -14,15 +15,23 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import torch
 
-from cyclemimic.evaluate.counterfactual import Counterfactuals, measure_counterfactual
-from cyclemimic.evaluate.cycle import act_plan, cycle_accuracy
-from cyclemimic.evaluate.leak import ReaderConfig, measure_leak
+from cyclemimic.evaluate.counterfactual import Counterfactuals, CounterfactualScore, measure_counterfactual
+from cyclemimic.evaluate.cycle import ActedOut, CycleAccuracy, act_plan, cycle_accuracy
+from cyclemimic.evaluate.leak import Leak, ReaderConfig, measure_leak
 from cyclemimic.evaluate.models import LatentActionModel, MotionReader, draws, label_pairs
 from cyclemimic.evaluate.moments import TruePairs
-from cyclemimic.evaluate.probes import Labelled, agreement, fit_mlp, fit_ridge, probe
+from cyclemimic.evaluate.parts import Parts
+from cyclemimic.evaluate.probes import Agreement, Labelled, ProbeScores, agreement, fit_mlp, fit_ridge, probe
 from cyclemimic.evaluate.reconstruction import delta_psnr_db, rebuild_error
-from cyclemimic.evaluate.transfer import UNTESTED, measure_transfer, plan_transfers, read_transfer
-from cyclemimic.evaluate.unity import divergence, retrieval
+from cyclemimic.evaluate.transfer import (
+    UNTESTED,
+    TransferPlan,
+    TransferScore,
+    measure_transfer,
+    plan_transfers,
+    read_transfer,
+)
+from cyclemimic.evaluate.unity import Divergence, Retrieval, divergence, retrieval
 from cyclemimic.tokenizer.quantizer import joint_codes, slot_perplexity
 from cyclemimic.types import Int64
 
@@ -84,6 +93,14 @@ class Quality:
         return asdict(self)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Rebuilt:
+    """Error of reconstruction over that of copying, and dB lost with another code."""
+
+    vs_copy: float
+    delta_db: float
+
+
 @torch.no_grad()
 def measure_quality(
     tokenizer: LatentActionModel,
@@ -97,6 +114,7 @@ def measure_quality(
     probe_pairs: int = 3000,
     counterfactuals: Counterfactuals | None = None,
     readers: ReaderConfig | None = None,
+    parts: Parts | None = None,
 ) -> Quality:
     """Measure a tokenizer on held-out pairs. The same seed measures every tokenizer on the same pairs.
 
@@ -111,7 +129,11 @@ def measure_quality(
         probe_pairs: how many training pairs the probes are fitted on at most.
         counterfactuals: of `test`, where a simulator made the films.
         readers: how the readers of the leak are trained; without, there is no leak index.
+        parts: where finished measures are kept until all are made; their facts must decide model, pairs and judge.
     """
+    told = None if readers is None else asdict(readers)
+    parts = (parts or Parts()).under(seed, sorted(seen_bodies or ()), transfers, probe_pairs, told)
+    figures = parts.figures
     seen = sorted(train.bodies if seen_bodies is None else seen_bodies)
     unseen = sorted(set(test.bodies) - set(seen))
     codes = label_pairs(tokenizer, test)
@@ -119,38 +141,70 @@ def measure_quality(
     thin_codes = label_pairs(tokenizer, thin)
     labelled_train = labelled(thin_codes, thin, tokenizer.num_codes)
     labelled_test = labelled(codes, test, tokenizer.num_codes)
-    ridge = probe(labelled_train, labelled_test, seen, fit_ridge)
-    with torch.enable_grad():
-        mlp = probe(labelled_train, labelled_test, seen, fit_mlp)
+    ridge = figures("probe", ProbeScores, lambda: probe(labelled_train, labelled_test, seen, fit_ridge))
+
+    def probe_mlp() -> ProbeScores:
+        with torch.enable_grad():
+            return probe(labelled_train, labelled_test, seen, fit_mlp)
+
+    mlp = figures("probe mlp", ProbeScores, probe_mlp)
     within, moving = test.motion.within, test.motion.moving
-    unity = agreement(labelled_test, seen, within_m=within)
-    ranked = retrieval(labelled_test, seen, seed=seed, within_m=within, moving_m=moving)
-    apart = divergence(labelled_test, seen, seed=seed, within_m=within)
+    unity = figures("unity", Agreement, lambda: agreement(labelled_test, seen, within_m=within))
+    ranked = figures(
+        "retrieval", Retrieval, lambda: retrieval(labelled_test, seen, seed=seed, within_m=within, moving_m=moving)
+    )
+    apart = figures("divergence", Divergence, lambda: divergence(labelled_test, seen, seed=seed, within_m=within))
 
     cross = plan_transfers(test, sources=seen, targets=seen, same_body=False, limit=transfers, seed=seed)
     inside = plan_transfers(test, sources=seen, targets=seen, same_body=True, limit=transfers // 2, seed=seed)
     beyond = plan_transfers(test, sources=unseen, targets=seen, same_body=False, limit=transfers // 2, seed=seed)
+
     # Frames generated across bodies serve thrice: the judge reads the motion, E and the readers are asked for codes.
-    crossing = cross if len(cross) else inside
-    acted = act_plan(tokenizer, test, codes, crossing)
-    read = UNTESTED
-    if acted is not None and len(cross):
+    @functools.cache
+    def acted() -> ActedOut | None:
+        return act_plan(tokenizer, test, codes, cross if len(cross) else inside)
+
+    def read_across() -> TransferScore:
+        found = acted()
+        if found is None or not len(cross):
+            return UNTESTED
         true_m = test.displacement_m[cross.source]
-        read = read_transfer(judge, acted.scenes, acted.generated, true_m, least_m=moving)
-    same = measure_transfer(tokenizer, judge, test, codes[inside.source], inside)
-    outside = measure_transfer(tokenizer, judge, test, codes[beyond.source], beyond)
-    future = measure_counterfactual(tokenizer, judge, counterfactuals, codes, seed=seed)
-    cycle = cycle_accuracy(tokenizer, acted, seed=seed)
-    leak = measure_leak(
-        tokenizer,
-        thin,
-        thin_codes,
-        test,
-        codes,
-        acted if readers is not None else None,
-        accuracy=cycle.clean,
-        seed=seed,
-        config=readers,
+        return read_transfer(judge, found.scenes, found.generated, true_m, least_m=moving)
+
+    def transferred(plan: TransferPlan) -> TransferScore:
+        return measure_transfer(tokenizer, judge, test, codes[plan.source], plan)
+
+    read = figures("transfer", TransferScore, read_across)
+    same = figures("transfer same", TransferScore, lambda: transferred(inside))
+    outside = figures("transfer unseen", TransferScore, lambda: transferred(beyond))
+    future = figures(
+        "futures",
+        CounterfactualScore,
+        lambda: measure_counterfactual(tokenizer, judge, counterfactuals, codes, seed=seed),
+    )
+    cycle = figures("cycle", CycleAccuracy, lambda: cycle_accuracy(tokenizer, acted(), seed=seed))
+
+    def leaking() -> Leak:
+        return measure_leak(
+            tokenizer,
+            thin,
+            thin_codes,
+            test,
+            codes,
+            acted() if readers is not None else None,
+            accuracy=cycle.clean,
+            seed=seed,
+            config=readers,
+            parts=parts,
+        )
+
+    leak = figures("leak", Leak, leaking)
+    rebuilt = figures(
+        "reconstruction",
+        Rebuilt,
+        lambda: Rebuilt(
+            vs_copy=rebuild_error(tokenizer, test, codes), delta_db=delta_psnr_db(tokenizer, test, codes, seed=seed)
+        ),
     )
     named = torch.from_numpy(codes)
     return Quality(
@@ -183,8 +237,8 @@ def measure_quality(
         pairs=len(test),
         num_codes=tokenizer.num_codes,
         num_tokens=codes.shape[1],
-        reconstruction_vs_copy=rebuild_error(tokenizer, test, codes),
-        delta_psnr_db=delta_psnr_db(tokenizer, test, codes, seed=seed),
+        reconstruction_vs_copy=rebuilt.vs_copy,
+        delta_psnr_db=rebuilt.delta_db,
         cycle_accuracy=cycle.clean,
         cycle_accuracy_noise=cycle.noise,
         cycle_accuracy_blur=cycle.blur,

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Protocol
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cyclemimic.errors import InputError
+from cyclemimic.evaluate import parts as kept_parts
+from cyclemimic.evaluate.models import QUIET_S
+from cyclemimic.evaluate.parts import Parts
 from cyclemimic.evaluate.statistics import McNemar, SuccessRow, mcnemar, success_row
+from cyclemimic.train.progress import Progress
 from cyclemimic.types import ActionChunk, Float32, Observation, Task, UInt8, World
 
 Instruct = Callable[[Task, Observation], Observation]
@@ -112,6 +120,7 @@ def evaluate_policy(
     batch: int = 16,
     instruct: Instruct | None = None,
     films_per_skill: int = 0,
+    parts: Parts | None = None,
 ) -> RolloutResult:
     """Run every task once. A world is one episode, so `batch` worlds run side by side.
 
@@ -124,6 +133,8 @@ def evaluate_policy(
         instruct: changes what the policy is shown (a swapped sentence, a black picture); the world is not
             changed.
         films_per_skill: for how many episodes of each skill the frames are kept.
+        parts: where outcomes and the states of running worlds are kept until all are done, so that a killed call goes
+            on with the same episodes side by side; its facts decide world, policy and what it is shown.
 
     An InputError, RuntimeError or FloatingPointError ends its own episode as an error; others propagate.
     Engineering.
@@ -139,6 +150,9 @@ def evaluate_policy(
     slots = [_Slot(world=make_world()) for _ in range(min(batch, len(tasks)))]
     waiting = list(enumerate(tasks))[::-1]
     outcomes: dict[int, EpisodeOutcome] = {}
+    kept = _Kept(tasks, slots, waiting, outcomes, (parts or Parts()).under(chunk_steps, batch, films_per_skill))
+    kept.go_on(filmed)
+    progress = Progress(name="episodes", total=len(tasks), done=len(outcomes), quiet_s=QUIET_S)
     while len(outcomes) < len(tasks):
         for slot in slots:
             while slot.task is None and waiting:
@@ -149,7 +163,93 @@ def evaluate_policy(
                 _finish(slot, outcomes, success=False, error=plan)
             else:
                 _play(slot, plan[:chunk_steps], outcomes)
+        progress.update(len(outcomes))
+        kept.save()
     return RolloutResult(outcomes=tuple(outcomes[i] for i in range(len(tasks))))
+
+
+class _Kept:
+    """How far all episodes are, between two questions to the policy.
+
+    The running ones are kept as states of their worlds: which episodes the policy sees side by side decides the last
+    bits of what it says, so only the very same ones give the same outcomes as an unbroken call.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        slots: list[_Slot],
+        waiting: list[tuple[int, Task]],
+        outcomes: dict[int, EpisodeOutcome],
+        parts: Parts,
+    ) -> None:
+        self.tasks, self.slots, self.waiting, self.outcomes = tasks, slots, waiting, outcomes
+        self.parts = parts.under([asdict(task) for task in tasks])
+        self._saved_s = time.monotonic()
+
+    def save(self) -> None:
+        """Write all down, where enough was done since, or nothing is left to do."""
+        whole = len(self.outcomes) == len(self.tasks)
+        if self.parts.folder is None or not (whole or time.monotonic() - self._saved_s >= kept_parts.SAVE_S):
+            return
+        arrays: dict[str, NDArray[Any]] = {}
+        ended, running = [], []
+        for number, outcome in self.outcomes.items():
+            ended.append([number, outcome.success, outcome.steps, outcome.error])
+            if outcome.film is not None:
+                arrays[f"film-{number}"] = outcome.film
+        for i, slot in enumerate(self.slots):
+            if slot.task is None or slot.observation is None:
+                continue
+            running.append([i, slot.number, slot.steps, _seen(slot.observation)])
+            arrays[f"state-{i}"] = slot.world.state()
+            if slot.film:
+                arrays[f"film-{slot.number}"] = np.stack(slot.film)
+        facts = {"ended": ended, "running": running, "waiting": len(self.waiting)}
+        arrays["facts"] = np.frombuffer(json.dumps(facts).encode(), np.uint8)
+        self.parts.keep("episodes", arrays)
+        self._saved_s = time.monotonic()
+
+    def go_on(self, filmed: frozenset[int]) -> None:
+        """Stand where a killed call stood; at the beginning, where there was none or a world cannot return."""
+        found = self.parts.found("episodes")
+        if found is None:
+            return
+        facts = json.loads(found["facts"].tobytes())
+        try:
+            for i, number, steps, seen in facts["running"]:
+                slot = self.slots[i]
+                slot.number, slot.task, slot.steps = number, self.tasks[number], steps
+                slot.world.reset(slot.task)
+                slot.observation = slot.world.restore(found[f"state-{i}"])
+                film = found.get(f"film-{number}")
+                slot.film = None if number not in filmed else [] if film is None else list(film)
+                if _seen(slot.observation) != seen:
+                    raise RuntimeError(f"{slot.world.name} does not return to what was seen")
+        except EPISODE_ERRORS as error:
+            print(f"episodes: all from the beginning, for a killed run cannot be gone on with: {error}", flush=True)
+            for slot in self.slots:
+                slot.task, slot.observation, slot.film = None, None, None
+            return
+        for number, success, steps, error_text in facts["ended"]:
+            self.outcomes[number] = EpisodeOutcome(
+                task=self.tasks[number],
+                success=success,
+                steps=steps,
+                error=error_text,
+                film=found.get(f"film-{number}"),
+            )
+        del self.waiting[facts["waiting"] :]
+
+
+def _seen(observation: Observation) -> str:
+    """Hash of what a policy would be shown."""
+    digest = hashlib.sha256(repr(observation.instruction).encode())
+    for name, picture in sorted(observation.images.items()):
+        digest.update(name.encode() + picture.tobytes())
+    if observation.proprioception is not None:
+        digest.update(observation.proprioception.tobytes())
+    return digest.hexdigest()
 
 
 def _first_of_each_skill(tasks: Sequence[Task], count: int) -> frozenset[int]:

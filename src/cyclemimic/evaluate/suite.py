@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from cyclemimic.errors import InputError, did_you_mean
+from cyclemimic.evaluate.parts import Parts
 from cyclemimic.evaluate.rollout import BatchPolicy, EpisodeOutcome, Instruct, RolloutResult, evaluate_policy
 from cyclemimic.evaluate.statistics import SuccessRow
 from cyclemimic.store.atomic import write_json
@@ -109,6 +110,7 @@ def evaluate_suite(
     episodes: int,
     body: str | None = None,
     instruct: Instruct | None = None,
+    parts: Parts | None = None,
 ) -> SuiteResult:
     """Run every task of a suite once.
 
@@ -118,6 +120,7 @@ def evaluate_suite(
         episodes: of each skill on each body.
         body: leave out tasks of other bodies.
         instruct: changes what the policy is shown, see `evaluate_policy`.
+        parts: where episodes are kept until all are done; its facts decide the policy and what it is shown.
 
     Raises:
         InputError: the suite, or the policy, does not know a body.
@@ -137,7 +140,14 @@ def evaluate_suite(
         outcomes: dict[Task, EpisodeOutcome] = {}
         for name, (policy, chunk_steps) in policies.items():
             mine = [task for task in some if task.body == name]
-            found = evaluate_policy(suite.world, policy, mine, chunk_steps=chunk_steps, instruct=instruct)
+            found = evaluate_policy(
+                suite.world,
+                policy,
+                mine,
+                chunk_steps=chunk_steps,
+                instruct=instruct,
+                parts=None if parts is None else parts.under(suite.name, family, name),
+            )
             outcomes.update(zip(mine, found.outcomes, strict=True))
         if outcomes:
             families[family] = RolloutResult(outcomes=tuple(outcomes[task] for task in some if task in outcomes))

@@ -16,6 +16,7 @@ from torch import Tensor
 from cyclemimic.evaluate.judge import mean_cosine, r_squared
 from cyclemimic.evaluate.models import LatentActionModel, MotionReader, act_out, draws, label_pairs
 from cyclemimic.evaluate.moments import Pairs, TruePairs
+from cyclemimic.evaluate.parts import Parts
 from cyclemimic.evaluate.reconstruction import other_codes
 from cyclemimic.nn.batches import pixels
 from cyclemimic.randomness import rng_for
@@ -145,13 +146,15 @@ def measure_references(
     seed: int,
     seen_bodies: Collection[str] | None = None,
     transfers: int = 1200,
+    parts: Parts | None = None,
 ) -> References:
     """The controls of `transfer_cosine`, on the same transfers.
 
     copy: the frame now, unchanged. random_code: the latent action of a random other pair. oracle_code: the
     latent action that E gives the *target* body's own pair, of another clip, whose true displacement is
-    nearest to the source's.
+    nearest to the source's. `parts` keeps finished ones, and its facts must decide model, pairs and judge.
     """
+    parts = (parts or Parts()).under(seed, sorted(seen_bodies or ()), transfers)
     seen = sorted(test.bodies if seen_bodies is None else seen_bodies)
     plan = plan_transfers(test, sources=seen, targets=seen, same_body=False, limit=transfers, seed=seed)
     if not len(plan):
@@ -164,8 +167,14 @@ def measure_references(
         nearest.append(int(own[away.argmin()]) if len(own) else int(target))
     scenes = pixels(test.now[plan.target])
     anyone = other_codes(codes, len(plan), seed=seed)
+    own_best = codes[np.array(nearest)]
+    true_m, moving = test.displacement_m[plan.source], test.motion.moving
     return References(
-        copy=read_transfer(judge, scenes, scenes, test.displacement_m[plan.source], least_m=test.motion.moving),
-        random_code=measure_transfer(tokenizer, judge, test, anyone, plan),
-        oracle_code=measure_transfer(tokenizer, judge, test, codes[np.array(nearest)], plan),
+        copy=parts.figures("copy", TransferScore, lambda: read_transfer(judge, scenes, scenes, true_m, least_m=moving)),
+        random_code=parts.figures(
+            "random code", TransferScore, lambda: measure_transfer(tokenizer, judge, test, anyone, plan)
+        ),
+        oracle_code=parts.figures(
+            "oracle code", TransferScore, lambda: measure_transfer(tokenizer, judge, test, own_best, plan)
+        ),
     )

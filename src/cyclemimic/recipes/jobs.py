@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from cyclemimic.store.atomic import read_json, write_json
 from cyclemimic.train.progress import duration
+from cyclemimic.train.signals import ended_at_once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,9 +84,13 @@ class Jobs:
         Raises:
             JobFailedError: a job ended with an error. The others are stopped; a later run goes on. Never with
                 `keep_going`.
+            RunInterruptedError: SIGTERM or Ctrl-C; the commands that ran were ended too, and a later run goes on.
         """
         # A terminated run must take its commands along; the default would leave them behind, still writing.
-        before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+        with ended_at_once("What its commands have done is kept."):
+            return self._run()
+
+    def _run(self) -> float:
         (self.folder / "logs").mkdir(parents=True, exist_ok=True)
         earlier_s = 0.0
         for job in self.jobs:
@@ -112,7 +116,6 @@ class Jobs:
             self._collect_whole()
         finally:
             self._stop()
-            signal.signal(signal.SIGTERM, before)
             total_s = earlier_s + time.monotonic() - self._began_s
             write_json(clock, {"seconds": total_s})
         return total_s

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
@@ -21,6 +21,7 @@ from cyclemimic.errors import InputError
 from cyclemimic.evaluate.controls import fit_controls
 from cyclemimic.evaluate.counterfactual import (
     Counterfactuals,
+    CounterfactualScore,
     Filmed,
     build_counterfactuals,
     measure_counterfactual,
@@ -29,10 +30,11 @@ from cyclemimic.evaluate.counterfactual import (
 from cyclemimic.evaluate.inspect import inspect_tokenizer
 from cyclemimic.evaluate.judge import Judge, JudgeConfig, fit_judge, report_on
 from cyclemimic.evaluate.leak import ReaderConfig
-from cyclemimic.evaluate.models import label_pairs
+from cyclemimic.evaluate.models import QUIET_S, label_pairs
 from cyclemimic.evaluate.moments import TruePairs
 from cyclemimic.evaluate.open_loop import OpenLoop, open_loop
 from cyclemimic.evaluate.pages import QUALITY_COLUMNS, this_machine
+from cyclemimic.evaluate.parts import KeptLabels, Parts
 from cyclemimic.evaluate.quality import Quality, measure_quality
 from cyclemimic.evaluate.records import QualityRecord, load_rollouts, save_quality, save_rollouts
 from cyclemimic.evaluate.rollout import (
@@ -50,6 +52,7 @@ from cyclemimic.evaluate.verdicts import verdict_lines, verdicts_on
 from cyclemimic.names import meets, named
 from cyclemimic.policy.network import read_spec
 from cyclemimic.policy.policy import LatentActionPolicy
+from cyclemimic.recipes import measured_parts
 from cyclemimic.recipes.cards import renew_card
 from cyclemimic.recipes.footage import HELD_OUT, SPLIT_SEED, cached, chosen, gap_for, open_source
 from cyclemimic.recipes.known_motion import known_motion as known_motion
@@ -59,8 +62,9 @@ from cyclemimic.store.atomic import read_json, sha256_json, write_json
 from cyclemimic.store.frame_cache import FrameCache
 from cyclemimic.tokenizer.tokenizer import LatentActionTokenizer
 from cyclemimic.train.checkpoint import CONFIG_FILE
+from cyclemimic.train.progress import Progress
 from cyclemimic.train.stage1_tokenizer import tokenizer_facts
-from cyclemimic.types import Gap, Task, World
+from cyclemimic.types import Episode, Gap, Task, World
 from cyclemimic.worlds.arms import ArmsWorld
 
 CHOICE = "choice.json"
@@ -118,7 +122,9 @@ def run_quality(
     gap_s = gap_for(cache, facts["gap_s"])
     training, validation, test = known_motion(source, cache, gap_s)
     film, key = source if isinstance(source, FilmSource) else None, source_key(source)
-    judge = fitted_judge(judge_folder if film else judge_folder / key, training, validation)
+    parts = measured_parts.of_quality(out, run, cache, key, gap_s, side)
+    judges = judge_folder if film else judge_folder / key
+    judge = fitted_judge(judges, training, validation, parts)
     held_out = test if side == "test" else validation
     seen, foreign = list(facts["bodies"]), tuple[str, ...]()
     if not set(seen) & set(training.bodies):
@@ -126,9 +132,11 @@ def run_quality(
         seen = list(foreign)
     futures = None
     if film is not None:
-        futures = counterfactuals(film, cache, held_out, judge_folder, gap_s=gap_s, bodies=seen, side=side)
+        futures = counterfactuals(film, cache, held_out, judge_folder, gap_s=gap_s, bodies=seen, side=side, parts=parts)
+    labels = KeptLabels(tokenizer, parts.under("labels"))
+    judged = parts.under(judge.identity(), seen, len(futures) if futures is not None else None)
     quality = measure_quality(
-        tokenizer,
+        labels,
         training,
         held_out,
         judge,
@@ -136,9 +144,14 @@ def run_quality(
         seen_bodies=seen,
         counterfactuals=futures,
         readers=readers or ReaderConfig(),
+        parts=judged,
     )
-    references = measure_references(tokenizer, held_out, judge, seed=SPLIT_SEED, seen_bodies=seen)
-    score = measure_counterfactual(tokenizer, judge, futures, label_pairs(tokenizer, held_out), seed=SPLIT_SEED)
+    references = measure_references(labels, held_out, judge, seed=SPLIT_SEED, seen_bodies=seen, parts=judged)
+    score = judged.figures(
+        "score",
+        CounterfactualScore,
+        lambda: measure_counterfactual(labels, judge, futures, label_pairs(labels, held_out), seed=SPLIT_SEED),
+    )
     beside: dict[str, Quality] = {}
     if controls:
         models = fit_controls(
@@ -150,7 +163,15 @@ def run_quality(
             tokenizer=tokenizer.config,
         )
         beside = {
-            name: measure_quality(model, training, held_out, judge, seed=SPLIT_SEED, seen_bodies=seen)
+            name: measure_quality(
+                KeptLabels(model, parts.under("labels", name)),
+                training,
+                held_out,
+                judge,
+                seed=SPLIT_SEED,
+                seen_bodies=seen,
+                parts=judged.under("control", name),
+            )
             for name, model in models.items()
         }
     record = QualityRecord(
@@ -165,6 +186,7 @@ def run_quality(
     )
     plain = film is not None and key.removeprefix("arms-") == key
     save_quality(out / ("quality.json" if plain else f"quality-{key}.json"), record)
+    parts.remove()
     renew_card(run, out)
     return record
 
@@ -178,6 +200,7 @@ def counterfactuals(
     gap_s: Gap,
     bodies: Sequence[str],
     side: str,
+    parts: Parts | None = None,
 ) -> Counterfactuals | None:
     """What truly comes of other actions, made once and kept in `folder`; None where the world cannot be had again."""
     if source.world_name not in WORLDS:
@@ -202,7 +225,7 @@ def counterfactuals(
         if task is not None and actions is not None and state is not None:
             filmed[clip.name] = Filmed(task=task, actions=actions, tip_m=state[:, :3])
     found = build_counterfactuals(
-        world, filmed, held_out, gap_s=gap_s, size_px=size_px, bodies=between, seed=SPLIT_SEED
+        world, filmed, held_out, gap_s=gap_s, size_px=size_px, bodies=between, seed=SPLIT_SEED, parts=parts
     )
     found.save(path)
     return found
@@ -250,7 +273,7 @@ def rollout_text(result: RolloutResult) -> str:
     return "\n".join([*(f"{name:16} {row}" for name, row in rates.items()), *result.error_messages])
 
 
-def fitted_judge(folder: Path, training: TruePairs, held_out: TruePairs) -> Judge:
+def fitted_judge(folder: Path, training: TruePairs, held_out: TruePairs, parts: Parts | None = None) -> Judge:
     """The judge that lies in `folder`, fitted now where there is none.
 
     One that was fitted on another film is asked about this one: it may be refused here.
@@ -260,7 +283,7 @@ def fitted_judge(folder: Path, training: TruePairs, held_out: TruePairs) -> Judg
     """
     if not (folder / "judge.json").exists():
         config = JudgeConfig(moving_cm=100 * training.motion.moving)
-        judge = fit_judge(training, held_out, seed=SPLIT_SEED, config=config)
+        judge = fit_judge(training, held_out, seed=SPLIT_SEED, config=config, parts=parts)
         judge.save(folder)
         return judge
     judge = Judge.load(folder)
@@ -310,6 +333,8 @@ def run_rollouts(
     # Skill by skill in turn, so that a run that is looked at half-way has seen every skill.
     names = chosen("skills", skills, world.skills)
     tasks = [Task(body=body, skill=skill, seed=first_seed + i) for i in range(episodes) for skill in names]
+    name = f"rollouts-{show.replace(' ', '-')}"
+    parts = measured_parts.of_policy(out, name, run, world_name, show)
     result = evaluate_policy(
         lambda: make_world(world_name),
         policy,
@@ -317,8 +342,10 @@ def run_rollouts(
         chunk_steps=policy.chunk_steps,
         instruct=shown(show, world),
         films_per_skill=1,
+        parts=parts,
     )
-    save_rollouts(out, f"rollouts-{show.replace(' ', '-')}", result)
+    save_rollouts(out, name, result)
+    parts.remove()
     renew_card(run, out)
     return result
 
@@ -335,12 +362,12 @@ def best_of(
 ) -> Path:
     """The policy that does best from some starts, the first of equals; `choice.json` in `out` says how all did.
 
-    What a run did is kept in its folder and not done again.
+    What a run did is kept in its folder and not done again, as long as its weights are what they were.
     """
-    kept = f"choice-{sha256_json([world_name, body, list(skills), episodes, first_seed])[:12]}"
     results = {}
     for run in runs:
-        folder = run / kept
+        weights = measured_parts.policy_sha256(run)
+        folder = run / f"choice-{sha256_json([world_name, body, list(skills), episodes, first_seed, weights])[:12]}"
         if not (folder / "rollouts-as-it-is.json").exists():
             run_rollouts(
                 run, world_name, body=body, skills=skills, episodes=episodes, first_seed=first_seed, show="as it is",
@@ -370,9 +397,11 @@ def run_suite(
             policy = policy.driving(acting)
         return policy, policy.chunk_steps
 
-    result = evaluate_suite(suite, ours, episodes=episodes, body=body, instruct=shown(show, suite.world()))
-    shows = "" if show == "as it is" else f"-{show}"
-    result.save(out / f"suite-{suite.name}{shows}.json")
+    kept = f"suite-{suite.name}" if show == "as it is" else f"suite-{suite.name}-{show}"
+    parts = measured_parts.of_policy(out, kept, run, name, show)
+    result = evaluate_suite(suite, ours, episodes=episodes, body=body, instruct=shown(show, suite.world()), parts=parts)
+    result.save(out / f"{kept}.json")
+    parts.remove()
     renew_card(run, out)
     return result
 
@@ -436,13 +465,23 @@ def run_open_loop(
     same = read_json(run / CONFIG_FILE)["demonstrations"] == source_hash(source)
     habits = trained[run.name] if same else {clips[i].name for i in sides.train}
     taught = [clip for clip in mine if clip.name in habits]
+    progress = Progress(name="episodes", total=len(held_out), quiet_s=QUIET_S)
+
+    def read() -> Iterator[Episode]:
+        for number, clip in enumerate(held_out):
+            yield source.read(clip)
+            progress.update(number + 1)
+
+    parts = measured_parts.of_open_loop(out, runs, source, split, body)
     result = open_loop(
         policy,
-        (source.read(clip) for clip in held_out),
+        read(),
         training_episodes=(source.read(clip) for clip in taught),
         others={} if without is None else {without.name: policy_for(without, body)},
+        parts=parts,
     )
     result.save(out / "open-loop.json")
+    parts.remove()
     return result
 
 

@@ -1,7 +1,9 @@
 """The scale of one GPU, hours: between `tiny` (two cores, minutes) and `paper` (several GPUs, days).
 
     cyclemimic tokenizer --recipe small --dry-run step ...     what it takes
-    cyclemimic ablate --recipe small --table objective --budget-minutes 8 ...     in slices; again until it exits with 0
+    cyclemimic ablate --recipe small --table objective --budget-minutes 7 ...     in slices; again until it exits with 0
+
+A slice of 8 minutes has a budget of 7: beginning, and finishing the step in hand, take their share.
 
 Nothing of this size was trained yet, and no GPU was at hand: sizes and memory are counted, steps and rates are carried
 over from `tiny`. The code is that of a CPU; there say `--device cpu --precision fp32`. What bounds the sizes is a

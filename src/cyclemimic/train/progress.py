@@ -23,12 +23,13 @@ def duration(seconds: float) -> str:
 
 @dataclass(kw_only=True)
 class Progress:
-    """Progress of `total` units of work, `done` of them from an earlier run."""
+    """Progress of `total` units of work, `done` of them from an earlier run; work below `quiet_s` seconds is silent."""
 
     name: str
     total: int
     done: int = 0
     every_s: float = 10.0
+    quiet_s: float = 0.0
     _began_s: float = field(default_factory=time.monotonic)
     _said_s: float = 0.0
     _first: int = -1
@@ -39,6 +40,8 @@ class Progress:
             self._first = self.done
         self.done = done
         now_s = time.monotonic()
+        if now_s - self._began_s < self.quiet_s:
+            return
         if done < self.total and now_s - self._said_s < (0.5 if sys.stderr.isatty() else self.every_s):
             return
         self._said_s = now_s
