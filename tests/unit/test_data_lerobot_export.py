@@ -15,7 +15,8 @@ from cyclemimic.data.sources.film import FilmSource
 from cyclemimic.data.sources.folder import FolderSource
 from cyclemimic.data.sources.lerobot import LeRobotSource
 from cyclemimic.data.writers.film import film
-from cyclemimic.data.writers.lerobot import camera_key, write_lerobot
+from cyclemimic.data.writers.lerobot import write_lerobot
+from cyclemimic.data.writers.lerobot_columns import camera_key
 from cyclemimic.data.writers.lerobot_stats import merged, stats_of_numbers, stats_of_pictures
 from cyclemimic.errors import InputError
 from cyclemimic.recipes.exporting import export

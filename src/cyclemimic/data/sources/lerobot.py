@@ -33,7 +33,8 @@ from cyclemimic.data.sources.remote import at_hand
 from cyclemimic.data.stamp import size_and_edges_of
 from cyclemimic.data.video import read_moments
 from cyclemimic.data.writers.film import space_from_json
-from cyclemimic.data.writers.lerobot import ACTION, OWN, STATE
+from cyclemimic.data.writers.lerobot_columns import ACTION, STATE
+from cyclemimic.data.writers.lerobot_meta import OWN
 from cyclemimic.embodiment.lerobot import Scale, converted, scales_of, short_name, table_of
 from cyclemimic.errors import InputError, did_you_mean
 from cyclemimic.store.atomic import read_json, sha256_json

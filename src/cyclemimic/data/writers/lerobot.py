@@ -8,40 +8,51 @@ OUT/meta/cyclemimic.json         what the format has no place for: units and lim
 
 from __future__ import annotations
 
-import json
-import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from av.video.frame import PictureType
 from numpy.typing import NDArray
 
 from cyclemimic.data.cache import source_hash
 from cyclemimic.data.writers.film import space_to_json
-from cyclemimic.data.writers.lerobot_stats import QUANTILES, Stats, merged, stats_of_numbers, stats_of_pictures
+from cyclemimic.data.writers.lerobot_columns import (
+    ACTION,
+    COUNTERS,
+    LATENT,
+    MARGIN,
+    STATE,
+    camera_key,
+    column_of,
+    feature_of,
+    label_columns,
+    latent_features,
+)
+from cyclemimic.data.writers.lerobot_meta import (
+    FORMAT,
+    OWN,
+    dataset_card,
+    stats_to_json,
+    tasks_table,
+    write_lines,
+    write_plainly,
+)
+from cyclemimic.data.writers.lerobot_stats import Stats, merged, stats_of_numbers, stats_of_pictures
+from cyclemimic.data.writers.lerobot_video import VideoFile, pixel_format
 from cyclemimic.errors import InputError
 from cyclemimic.store.atomic import replace_folder, temporary_name
 from cyclemimic.store.frame_cache import SkippedClip
 from cyclemimic.store.label_store import LabelStore
-from cyclemimic.store.lineage import UNKNOWN, licence_text, licences_of
-from cyclemimic.types import ActionSpace, ClipInfo, Episode, Float32, Int64, Source, UInt8
+from cyclemimic.store.lineage import licences_of
+from cyclemimic.types import ActionSpace, ClipInfo, Episode, Float32, Source, UInt8
 
-FORMAT = "cyclemimic-lerobot-1"
-OWN = "meta/cyclemimic.json"
-ACTION, STATE = "action", "observation.state"
-LATENT, MARGIN = "latent_action", "latent_action_margin"
-NO_LABEL = -1  # in both columns, at frames that no label speaks of
 CHUNK, DATA_MB, VIDEO_MB = 1000, 100.0, 200.0
-_SMALL_PX = 128  # smaller pictures keep the colour of every pixel, which not every browser can show
 _PATHS = {
     "v3.0": (
         "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
@@ -52,7 +63,6 @@ _PATHS = {
         "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4",
     ),
 }
-_COUNTERS = {"timestamp": "float32", "frame_index": "int64", "episode_index": "int64", "index": "int64"}
 
 Version = Literal["v3.0", "v2.1"]
 
@@ -129,44 +139,6 @@ def refuse_filled(out: Path) -> None:
         raise InputError(out, expected="an empty folder, or none yet", got=got, remedy=remedy)
 
 
-def label_columns(labels: LabelStore, clip: ClipInfo, num_frames: int) -> tuple[Int64, Float32]:
-    """Codes [T, L] and margins [T] of a clip by frame, -1 where there is no label.
-
-    Raises:
-        InputError: a label is of a frame that the clip does not have.
-    """
-    codes = np.full((num_frames, labels.provenance.num_tokens), NO_LABEL, np.int64)
-    margins = np.full(num_frames, NO_LABEL, np.float32)
-    if clip.name in labels:
-        frame, found = labels.codes_for(clip.name)
-        if len(frame) and not 0 <= frame.min() <= frame.max() < num_frames:
-            expected, got = f"labels of {num_frames} frames of {clip.name!r}", f"one of frame {frame.max()}"
-            raise InputError("label store", expected=expected, got=got, remedy="Label this video again.")
-        codes[frame], margins[frame] = found, labels.margins_for(clip.name)
-    return codes, margins
-
-
-def latent_features(num_tokens: int) -> dict[str, dict[str, Any]]:
-    """What `info.json` says of the columns of labels."""
-    return {
-        LATENT: _feature("int64", num_tokens, [f"token_{i}" for i in range(num_tokens)]),
-        MARGIN: _feature("float32", 1, None),
-    }
-
-
-def latent_arrays(codes: Int64, margins: Float32) -> dict[str, pa.Array]:
-    """The columns of labels as LeRobot's tables hold them."""
-    return {LATENT: _column(codes, "int64"), MARGIN: _column(margins[:, None], "float32")}
-
-
-def stats_to_json(stats: Mapping[str, Stats], *, quantiles: bool) -> dict[str, dict[str, Any]]:
-    """Statistics of features as LeRobot's JSON holds them; v2.1 knows no quantiles."""
-    return {
-        key: {name: value.tolist() for name, value in found.items() if quantiles or name not in QUANTILES}
-        for key, found in stats.items()
-    }
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Shape:
     """What all episodes of a dataset share."""
@@ -189,46 +161,6 @@ class _Shape:
         )
 
 
-class _VideoFile:
-    """One mp4 to which episodes are appended; each begins with a whole picture, and every second one is whole.
-
-    H.264 without B-frames by one thread, so that equal frames give equal bytes.
-    """
-
-    def __init__(self, path: Path, height: int, width: int, fps: float) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.path, self.count, self.size_bytes = path, 0, 0
-        self.rate = Fraction(fps).limit_denominator(60060)
-        even = height % 2 == width % 2 == 0
-        self.pixels = "yuv420p" if even and min(height, width) >= _SMALL_PX else "yuv444p"
-        self.container = av.open(str(path), "w", format="mp4", options={"movflags": "faststart"})
-        options = {"crf": "10", "preset": "medium", "threads": "1", "g": "2", "bf": "0"}
-        self.stream = self.container.add_stream("libx264", rate=self.rate, options=options)
-        self.stream.height, self.stream.width, self.stream.pix_fmt = height, width, self.pixels
-        self.stream.codec_context.thread_count = 1
-
-    def append(self, frames: UInt8) -> float:
-        """Write frames [T, H, W, 3]; returns the second at which they begin."""
-        start = self.count
-        for picture in frames:
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-            frame.pts, frame.time_base = self.count, 1 / self.rate
-            if self.count == start:
-                frame.pict_type = PictureType.I
-            self.count += 1
-            self._mux(self.stream.encode(frame))
-        return float(start / self.rate)
-
-    def close(self) -> None:
-        """Write what the encoder still holds, and the index."""
-        self._mux(self.stream.encode())
-        self.container.close()
-
-    def _mux(self, packets: list[Any]) -> None:
-        self.size_bytes += sum(packet.size for packet in packets)
-        self.container.mux(packets)
-
-
 class _DatasetWriter:
     """Writes episode after episode; one is in memory at a time."""
 
@@ -248,7 +180,7 @@ class _DatasetWriter:
         self._table: pq.ParquetWriter | None = None
         self._table_path = Path()
         self._files: dict[str, int] = {}  # how many files of each kind there are
-        self._videos: dict[str, _VideoFile] = {}
+        self._videos: dict[str, VideoFile] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -278,7 +210,7 @@ class _DatasetWriter:
         columns |= self._counters(len(episode.frames), index, self.tasks[task])
         stats = {key: stats_of_numbers(rows) for key, (rows, _) in columns.items()}
         row: dict[str, Any] = {"episode_index": index, "tasks": [task], "length": len(episode.frames)}
-        row |= self._write_table({key: _column(rows, dtype) for key, (rows, dtype) in columns.items()}, index)
+        row |= self._write_table({key: column_of(rows, dtype) for key, (rows, dtype) in columns.items()}, index)
         for name, frames in {episode.camera: episode.frames, **episode.extra_frames}.items():
             row |= self._write_video(camera_key(name), frames, index)
             stats[camera_key(name)] = stats_of_pictures(frames)
@@ -299,7 +231,7 @@ class _DatasetWriter:
         self._close()
         meta = self.root / "meta"
         meta.mkdir(parents=True, exist_ok=True)
-        _write_json(meta / "info.json", self._info())
+        write_plainly(meta / "info.json", self._info())
         if self.version == "v3.0":
             self._write_meta_v3(meta)
         else:
@@ -314,8 +246,8 @@ class _DatasetWriter:
             **({} if space is None else {"action_space": space_to_json(space)}),
             **({} if self.labels is None else {"labels": asdict(self.labels.provenance)}),
         }
-        _write_json(self.root / OWN, own)
-        (self.root / "README.md").write_text(_card(licences_of(self.infos)), encoding="utf-8")
+        write_plainly(self.root / OWN, own)
+        (self.root / "README.md").write_text(dataset_card(licences_of(self.infos)), encoding="utf-8")
 
     def _columns(self, episode: Episode) -> dict[str, tuple[NDArray[Any], str]]:
         """Rows [T, D] of every feature but pictures and counters, and their type."""
@@ -338,7 +270,7 @@ class _DatasetWriter:
             "episode_index": np.full(length, index),
             "index": self.frames + frame,
         }
-        columns = {key: (values[key][:, None], dtype) for key, dtype in _COUNTERS.items()}
+        columns = {key: (values[key][:, None], dtype) for key, dtype in COUNTERS.items()}
         return columns | {"task_index": (np.full((length, 1), task), "int64")}
 
     def _write_table(self, columns: dict[str, pa.Array], index: int) -> dict[str, int]:
@@ -365,7 +297,7 @@ class _DatasetWriter:
         height, width, fps = *frames.shape[1:3], self.shape.fps
         if self.version == "v2.1":
             file = self.video_path.format(episode_chunk=index // CHUNK, episode_index=index, video_key=key)
-            video = _VideoFile(self.root / file, height, width, fps)
+            video = VideoFile(self.root / file, height, width, fps)
             video.append(frames)
             video.close()
             return {}
@@ -373,7 +305,7 @@ class _DatasetWriter:
             self._videos.pop(key).close()
         if key not in self._videos:
             file = self.video_path.format(**self._next_place(key), video_key=key)
-            self._videos[key] = _VideoFile(self.root / file, height, width, fps)
+            self._videos[key] = VideoFile(self.root / file, height, width, fps)
         start_s = self._videos[key].append(frames)
         place: dict[str, Any] = dict(self._place(key))
         place |= {"from_timestamp": start_s, "to_timestamp": start_s + len(frames) / fps}
@@ -423,17 +355,16 @@ class _DatasetWriter:
         if self.shape.action_width is not None:
             axes = self.shape.space.axes if self.shape.space is not None else ()
             names = [a.name for a in axes] or [f"action_{i}" for i in range(self.shape.action_width)]
-            out[ACTION] = _feature("float32", self.shape.action_width, names)
+            out[ACTION] = feature_of("float32", self.shape.action_width, names)
         if self.shape.state_width is not None:
             names = [f"state_{i}" for i in range(self.shape.state_width)]
-            out[STATE] = _feature("float32", self.shape.state_width, names)
+            out[STATE] = feature_of("float32", self.shape.state_width, names)
         for name, height, width in self.shape.cameras:
-            even = height % 2 == width % 2 == 0
             facts = {
                 "video.height": height,
                 "video.width": width,
                 "video.codec": "h264",
-                "video.pix_fmt": "yuv420p" if even and min(height, width) >= _SMALL_PX else "yuv444p",
+                "video.pix_fmt": pixel_format(height, width),
                 "video.is_depth_map": False,
                 "video.fps": self.shape.fps,
                 "video.channels": 3,
@@ -443,7 +374,7 @@ class _DatasetWriter:
             out[camera_key(name)] = {"dtype": "video", **shape, "info": facts}
         if self.labels is not None:
             out |= latent_features(self.labels.provenance.num_tokens)
-        return out | {key: _feature(dtype, 1, None) for key, dtype in {**_COUNTERS, "task_index": "int64"}.items()}
+        return out | {key: feature_of(dtype, 1, None) for key, dtype in {**COUNTERS, "task_index": "int64"}.items()}
 
     def _write_meta_v3(self, meta: Path) -> None:
         rows = []
@@ -453,23 +384,18 @@ class _DatasetWriter:
         path = meta / "episodes" / "chunk-000" / "file-000.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.Table.from_pylist(rows), path)
-        pq.write_table(_tasks_table(self.tasks), meta / "tasks.parquet")
+        pq.write_table(tasks_table(self.tasks), meta / "tasks.parquet")
         together = {key: merged([stats[key] for stats in self.stats]) for key in self.stats[0]}
-        _write_json(meta / "stats.json", stats_to_json(together, quantiles=True))
+        write_plainly(meta / "stats.json", stats_to_json(together, quantiles=True))
 
     def _write_meta_v2(self, meta: Path) -> None:
         names = ("episode_index", "tasks", "length")
-        _write_lines(meta / "episodes.jsonl", [{name: row[name] for name in names} for row in self.rows])
-        _write_lines(meta / "tasks.jsonl", [{"task_index": i, "task": task} for task, i in self.tasks.items()])
+        write_lines(meta / "episodes.jsonl", [{name: row[name] for name in names} for row in self.rows])
+        write_lines(meta / "tasks.jsonl", [{"task_index": i, "task": task} for task, i in self.tasks.items()])
         stats = [
             {"episode_index": i, "stats": stats_to_json(found, quantiles=False)} for i, found in enumerate(self.stats)
         ]
-        _write_lines(meta / "episodes_stats.jsonl", stats)
-
-
-def camera_key(name: str) -> str:
-    """The feature of a camera; names of cameras may hold what names of features and folders may not."""
-    return "observation.images." + (re.sub(r"[^\w-]+", "_", name) or "camera")
+        write_lines(meta / "episodes_stats.jsonl", stats)
 
 
 def _with_last(actions: Float32, space: ActionSpace | None) -> Float32:
@@ -478,56 +404,3 @@ def _with_last(actions: Float32, space: ActionSpace | None) -> Float32:
     if space is not None:
         last[:, [axis.kind == "delta" for axis in space.axes]] = 0
     return np.concatenate([actions, last])
-
-
-def _column(rows: NDArray[Any], dtype: str) -> pa.Array:
-    """Rows [T, D] as a column: of lists of D numbers, or of numbers where D is 1, as LeRobot does."""
-    flat = pa.array(np.ascontiguousarray(rows, dtype).reshape(-1))
-    return flat if rows.shape[1] == 1 else pa.FixedSizeListArray.from_arrays(flat, rows.shape[1])
-
-
-def _feature(dtype: str, width: int, names: list[str] | None) -> dict[str, Any]:
-    return {"dtype": dtype, "shape": [width], "names": names}
-
-
-def _tasks_table(tasks: Mapping[str, int]) -> pa.Table:
-    """Sentences as pandas' index, which is how LeRobot looks them up; pandas itself is not needed to say so."""
-    kinds = {"task_index": ("int64", "int64"), "task": ("unicode", "object")}
-    columns = [
-        {"name": name, "field_name": name, "pandas_type": kind, "numpy_type": numpy_type, "metadata": None}
-        for name, (kind, numpy_type) in kinds.items()
-    ]
-    index = {"name": None, "field_name": None, "pandas_type": "unicode", "numpy_type": "object"}
-    facts = {
-        "index_columns": ["task"],
-        "column_indexes": [{**index, "metadata": {"encoding": "UTF-8"}}],
-        "columns": columns,
-        "creator": {"library": "pyarrow", "version": pa.__version__},
-        "pandas_version": "2.3.0",
-    }
-    table = pa.table({"task_index": pa.array(list(tasks.values()), pa.int64()), "task": pa.array(list(tasks))})
-    return table.replace_schema_metadata({"pandas": json.dumps(facts)})
-
-
-def _card(licences: Mapping[str, int]) -> str:
-    """The dataset's card. Its head is for machines: one licence, several, none stated, or something of both."""
-    named = sorted(licences.keys() - {UNKNOWN})
-    if UNKNOWN in licences or not all(re.fullmatch(r"[\w.+-]+", name) for name in named):
-        licence = "license: other" if named else f"license: {UNKNOWN}"
-    else:
-        licence = f"license: {named[0]}" if len(named) == 1 else "\n".join(["license:", *(f"- {n}" for n in named)])
-    return (
-        f"---\n{licence}\ntask_categories:\n- robotics\ntags:\n- LeRobot\nconfigs:\n- config_name: default\n"
-        "  data_files: data/*/*.parquet\n---\n\nWritten by `cyclemimic data export`. Units and limits of actions, and "
-        f"the body and licence of each episode, stand in `{OWN}`.\n\nLicences: {licence_text(licences)}.\n"
-    )
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    # Plainly: the whole folder appears by one rename. The order of features is the order of the file.
-    path.write_text(json.dumps(value, indent=4, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def _write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
-    lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
-    path.write_text("".join(lines), encoding="utf-8")

@@ -19,16 +19,9 @@ import pyarrow.parquet as pq
 from cyclemimic.data.cache import source_hash
 from cyclemimic.data.sources.lerobot import LeRobotSource, clip_name
 from cyclemimic.data.sources.lerobot_meta import EPISODE_STATS, EPISODE_TABLES, INFO, STATS, UNREADABLE, read_lines
-from cyclemimic.data.writers.lerobot import (
-    LATENT,
-    MARGIN,
-    LeRobotReport,
-    label_columns,
-    latent_arrays,
-    latent_features,
-    refuse_filled,
-    stats_to_json,
-)
+from cyclemimic.data.writers.lerobot import LeRobotReport, refuse_filled
+from cyclemimic.data.writers.lerobot_columns import LATENT, MARGIN, label_columns, latent_arrays, latent_features
+from cyclemimic.data.writers.lerobot_meta import stats_to_json
 from cyclemimic.data.writers.lerobot_stats import Stats, merged, stats_of_numbers
 from cyclemimic.errors import InputError
 from cyclemimic.store.atomic import read_json, replace_folder, temporary_name, write_atomically
