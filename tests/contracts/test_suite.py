@@ -5,7 +5,7 @@ import re
 import pytest
 
 from cyclemimic.evaluate.suite import ALL, ReferenceRow, Suite
-from cyclemimic.recipes.judging import SUITES
+from cyclemimic.recipes.acting import SUITES
 from cyclemimic.types import World
 from cyclemimic_example.suite import PlateSuite
 

@@ -11,7 +11,7 @@ import pytest
 from cyclemimic.cli import main
 from cyclemimic.evaluate.judge import JudgeConfig, fit_judge
 from cyclemimic.recipes.footage import cached, open_source
-from cyclemimic.recipes.judging import known_motion
+from cyclemimic.recipes.known_motion import known_motion
 from tests.journey.small import BODIES, SKILLS
 
 RECIPE = ("--recipe", "tests.journey.small:recipe")

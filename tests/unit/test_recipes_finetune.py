@@ -9,7 +9,7 @@ import pytest
 from cyclemimic.data.loader import split_clips
 from cyclemimic.errors import InputError
 from cyclemimic.policy.policy import LatentActionPolicy
-from cyclemimic.recipes import footage, judging
+from cyclemimic.recipes import acting, footage
 from cyclemimic.recipes.footage import HELD_OUT, SPLIT_SEED
 from cyclemimic.recipes.stations import demonstration_clips, run_finetune
 from cyclemimic.train.trainee import OptimConfig
@@ -70,7 +70,7 @@ def test_open_loop_on_clips_that_no_policy_saw(mine, tmp_path):
     run, without = finetune(tmp_path / "pretrained"), finetune(tmp_path / "none", per_skill=2)
     config = json.loads((run / "config.json").read_text())
     assert len(config["clips"]) == TOLD and not set(config["clips"]) & mine
-    result = judging.run_open_loop(run, f"mine:{COUNT}", without=without, out=tmp_path / "out")
+    result = acting.run_open_loop(run, f"mine:{COUNT}", without=without, out=tmp_path / "out")
     assert set(result.clips) == mine
     assert set(result.errors) == {"policy", "hold", "mean", "none"}
     assert result.errors["policy"].shape == (len(mine), 6, 6)
@@ -79,28 +79,28 @@ def test_open_loop_on_clips_that_no_policy_saw(mine, tmp_path):
     assert result.axes("hold")[0].mean < result.axes("mean")[0].mean
     assert "shoulder_pan" in result.text()
     assert json.loads((tmp_path / "out" / "open-loop.json").read_text())["clips"] == list(result.clips)
-    parts = [set(judging.run_open_loop(run, f"mine:{COUNT}", out=tmp_path, split=s).clips) for s in ("test",)]
+    parts = [set(acting.run_open_loop(run, f"mine:{COUNT}", out=tmp_path, split=s).clips) for s in ("test",)]
     assert parts[0] <= mine
 
 
 def test_clips_that_were_trained_on_are_refused(mine, tmp_path):
     everything = finetune(tmp_path / "all", hold_out=False, per_skill=COUNT)
     with pytest.raises(InputError, match=r"held-out clips left out"):
-        judging.run_open_loop(everything, f"mine:{COUNT}", out=tmp_path)
+        acting.run_open_loop(everything, f"mine:{COUNT}", out=tmp_path)
     with pytest.raises(InputError, match=r"held-out clips left out"):
-        judging.run_open_loop(everything, f"mine:{COUNT + 1}", out=tmp_path)  # the source has grown
+        acting.run_open_loop(everything, f"mine:{COUNT + 1}", out=tmp_path)  # the source has grown
     fair = finetune(tmp_path / "fair")
-    grown = judging.run_open_loop(fair, f"mine:{COUNT + 1}", out=tmp_path)
+    grown = acting.run_open_loop(fair, f"mine:{COUNT + 1}", out=tmp_path)
     assert set(grown.clips) >= mine
     with pytest.raises(InputError, match="all: expected a policy that was not trained on"):
-        judging.run_open_loop(fair, f"mine:{COUNT}", without=everything, out=tmp_path)
+        acting.run_open_loop(fair, f"mine:{COUNT}", without=everything, out=tmp_path)
     with pytest.raises(InputError, match="got none"):
-        judging.run_open_loop(fair, "mine:1", out=tmp_path)
+        acting.run_open_loop(fair, "mine:1", out=tmp_path)
     record = json.loads((fair / "config.json").read_text())
     del record["clips"]
     (fair / "config.json").write_text(json.dumps(record))
     with pytest.raises(InputError, match="no record"):
-        judging.run_open_loop(fair, f"mine:{COUNT}", out=tmp_path)
+        acting.run_open_loop(fair, f"mine:{COUNT}", out=tmp_path)
 
 
 def test_a_source_without_actions_or_a_wrist_camera(tmp_path):
@@ -133,8 +133,8 @@ def test_several_bodies_of_one_source(tmp_path):
     run = run_finetune(Two(4), CONFIG, tmp_path / "run", body=("so101", "twin"), **settings)
     config = json.loads((run / "config.json").read_text())
     assert config["body"] == ["so101", "twin"] and len(config["clips"]) == 4
-    twin = judging.policy_for(run, "twin")
+    twin = acting.policy_for(run, "twin")
     assert twin.body.extra_cameras == (None,)
     assert LatentActionPolicy.load(run, embodiment="so101").body.extra_cameras[0].name == "wrist"
     with pytest.raises(InputError, match="so101, twin"):
-        judging.policy_for(run, None)
+        acting.policy_for(run, None)

@@ -12,7 +12,8 @@ from cyclemimic.evaluate.judge import Judge, JudgeConfig, JudgeNet, fit_judge
 from cyclemimic.evaluate.leak import ReaderConfig
 from cyclemimic.evaluate.records import load_quality
 from cyclemimic.recipes.footage import cached, open_source
-from cyclemimic.recipes.judging import counterfactuals, known_motion, quality_text, run_inspect, run_quality
+from cyclemimic.recipes.judging import counterfactuals, quality_text, run_inspect, run_quality
+from cyclemimic.recipes.known_motion import known_motion
 from cyclemimic.recipes.recipe import find_recipe
 from cyclemimic.recipes.stations import film_world, run_tokenizer
 from tests.journey.small import recipe

@@ -78,7 +78,7 @@ def test_what_cannot_be_labelled_is_refused(tmp_path, monkeypatch):
 
 
 def test_the_best_of_several_policies_is_chosen_and_none_is_run_twice(tmp_path, monkeypatch):
-    from cyclemimic.recipes import judging
+    from cyclemimic.recipes import acting
 
     solved = {"a": 0.25, "b": 0.75, "c": 0.75}
     ran = []
@@ -93,15 +93,15 @@ def test_the_best_of_several_policies_is_chosen_and_none_is_run_twice(tmp_path, 
 
         return SimpleNamespace(row=lambda: success_row(round(4 * solved[folder.parent.name]), 4))
 
-    monkeypatch.setattr(judging, "run_rollouts", run_rollouts)
-    monkeypatch.setattr(judging, "load_rollouts", load_rollouts)
+    monkeypatch.setattr(acting, "run_rollouts", run_rollouts)
+    monkeypatch.setattr(acting, "load_rollouts", load_rollouts)
     runs = [tmp_path / name for name in solved]
     words = {"body": "arm6", "skills": ("reach",), "episodes": 4}
     for _ in range(2):
-        best = judging.best_of(runs, "arms", first_seed=7, out=tmp_path / "out", **words)
+        best = acting.best_of(runs, "arms", first_seed=7, out=tmp_path / "out", **words)
         assert best == tmp_path / "b", "the first of equals"
     assert ran == ["a", "b", "c"]
-    judging.best_of(runs, "arms", first_seed=8, out=tmp_path / "out", **words)
+    acting.best_of(runs, "arms", first_seed=8, out=tmp_path / "out", **words)
     assert len(ran) == 6, "other starts are another question"
     from cyclemimic.store.atomic import read_json
 

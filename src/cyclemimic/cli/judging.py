@@ -11,8 +11,9 @@ import tyro
 from cyclemimic.cli.choices import CACHE, RESULTS, the_recipe
 from cyclemimic.errors import InputError
 from cyclemimic.recipes import ablate as studies
-from cyclemimic.recipes import judging, remote, reporting
+from cyclemimic.recipes import acting, judging, remote, reporting
 from cyclemimic.recipes.commands import StudySize
+from cyclemimic.recipes.doctor import doctor as look_around
 from cyclemimic.recipes.policy_rows import POLICY
 from cyclemimic.recipes.policy_study import PolicyStudy, policy_study_of
 from cyclemimic.recipes.published import tables_text
@@ -101,10 +102,10 @@ def evaluate(
                 got="one of them",
                 remedy="A suite says itself what is done, and where.",
             )
-        print(judging.run_suite(run, suite, episodes=episodes, body=body, show=show, out=out or run).text())
+        print(acting.run_suite(run, suite, episodes=episodes, body=body, show=show, out=out or run).text())
         return
     if source is not None:
-        found = judging.run_open_loop(run, source, out=out or run, split=split, without=without, body=body)
+        found = acting.run_open_loop(run, source, out=out or run, split=split, without=without, body=body)
         print(found.text())
         return
     if body is None:
@@ -120,11 +121,11 @@ def evaluate(
         print(record.text())
         sys.exit(0 if record.equal == record.success.n else 1)
     if rivals:
-        run = judging.best_of(
+        run = acting.best_of(
             (run, *rivals), world, body=body, skills=skills, episodes=episodes, first_seed=choose_first_seed,
             out=out or run,
         )  # fmt: skip
-    result = judging.run_rollouts(
+    result = acting.run_rollouts(
         run,
         world,
         body=body,
@@ -134,7 +135,7 @@ def evaluate(
         show=show,
         out=out or run,
     )
-    print(judging.rollout_text(result))
+    print(acting.rollout_text(result))
 
 
 def ablate(
@@ -252,4 +253,4 @@ def report(
 
 def doctor() -> None:
     """Say what this machine has and what it lacks."""
-    print(judging.doctor())
+    print(look_around())

@@ -17,7 +17,7 @@ from cyclemimic.evaluate.records import load_quality, load_rollouts
 from cyclemimic.evaluate.summary import null_for_nan
 from cyclemimic.recipes.commands import StudySize
 from cyclemimic.recipes.footage import SPLIT_SEED, cached, open_source
-from cyclemimic.recipes.judging import known_motion
+from cyclemimic.recipes.known_motion import known_motion
 from cyclemimic.recipes.planning import QUARTER, CellPlan, Planner
 from cyclemimic.recipes.recipe import Recipe
 from cyclemimic.recipes.study import Study, require_positive

@@ -26,7 +26,7 @@ from cyclemimic.evaluate.summary import OnSteps, Summary, gradient_norms_from
 from cyclemimic.recipes.adapting import SCRATCH_RATE, SKILLS, finetune_steps
 from cyclemimic.recipes.footage import SPLIT_SEED, cached, open_source
 from cyclemimic.recipes.jobs import Job, JobFailedError, Jobs
-from cyclemimic.recipes.judging import known_motion
+from cyclemimic.recipes.known_motion import known_motion
 from cyclemimic.recipes.tiny import tiny
 from cyclemimic.store.atomic import read_json, write_json
 from cyclemimic.tokenizer.tokenizer import WEIGHTS, LatentActionTokenizer

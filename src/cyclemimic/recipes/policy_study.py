@@ -13,8 +13,8 @@ from cyclemimic.evaluate.pages import this_machine
 from cyclemimic.evaluate.policy_cells import PolicyCell, policy_results
 from cyclemimic.evaluate.records import load_rollouts
 from cyclemimic.evaluate.summary import null_for_nan
+from cyclemimic.recipes.acting import CHOICE
 from cyclemimic.recipes.commands import StudySize
-from cyclemimic.recipes.judging import CHOICE
 from cyclemimic.recipes.planning import QUARTER
 from cyclemimic.recipes.planning_policy_table import PolicyCellPlan, PolicyTablePlanner
 from cyclemimic.recipes.policy_pages import write_policy_pages

@@ -19,8 +19,8 @@ from cyclemimic.evaluate.remote import RemoteRecord, count_equal, driven_outcome
 from cyclemimic.evaluate.rollout import evaluate_policy
 from cyclemimic.policy.network import NETWORK_FILE, WEIGHTS_FILE
 from cyclemimic.policy.policy import POLICY_FILE, LatentActionPolicy
+from cyclemimic.recipes.acting import policy_for
 from cyclemimic.recipes.footage import chosen
-from cyclemimic.recipes.judging import policy_for
 from cyclemimic.recipes.stations import make_world
 from cyclemimic.robot.robot import ROBOTS
 from cyclemimic.serve.server import PolicyServer

@@ -22,7 +22,8 @@ from cyclemimic.evaluate.statistics import MeanRow, Paired, SuccessRow
 from cyclemimic.evaluate.summary import number
 from cyclemimic.policy.network import NETWORK_FILE
 from cyclemimic.recipes import demo
-from cyclemimic.recipes.judging import quality_text, rollout_text
+from cyclemimic.recipes.acting import rollout_text
+from cyclemimic.recipes.judging import quality_text
 from cyclemimic.recipes.table_pages import markdown, result_tables
 from cyclemimic.recipes.tables import TABLES
 from cyclemimic.store.atomic import read_json, write_atomically

@@ -17,7 +17,7 @@ from cyclemimic.evaluate.sheets import transfer_rows, transfer_sheet
 from cyclemimic.evaluate.statistics import MeanRow, Paired, mean_row
 from cyclemimic.evaluate.summary import number
 from cyclemimic.recipes.footage import SPLIT_SEED, cached, open_source
-from cyclemimic.recipes.judging import known_motion
+from cyclemimic.recipes.known_motion import known_motion
 from cyclemimic.recipes.planning import CellPlan
 from cyclemimic.recipes.tables import Row, TableSpec
 from cyclemimic.store.atomic import write_atomically
