@@ -93,9 +93,11 @@ def test_a_terminated_run_takes_its_commands_along(tmp_path):
     """Left behind, they would go on writing where the next run begins."""
     script = (
         "import sys; from pathlib import Path; from cyclemimic.recipes.jobs import Job, Jobs\n"
+        "from cyclemimic.train.endings import RunInterruptedError\n"
         "code = f'import os, time; open({sys.argv[1]!r}, chr(119)).write(str(os.getpid())); time.sleep(60)'\n"
         "job = Job(name='long', arguments=(code,), seconds=1, says='long')\n"
-        "Jobs(jobs=[job], folder=Path(sys.argv[2]), command=(sys.executable, '-c')).run()\n"
+        "try:\n    Jobs(jobs=[job], folder=Path(sys.argv[2]), command=(sys.executable, '-c')).run()\n"
+        "except RunInterruptedError as ended:\n    sys.exit(ended.exit_code)\n"
     )
     told = tmp_path / "pid"
     run = subprocess.Popen([sys.executable, "-c", script, str(told), str(tmp_path / "jobs")])
@@ -104,6 +106,6 @@ def test_a_terminated_run_takes_its_commands_along(tmp_path):
             break
         time.sleep(0.1)
     run.terminate()
-    run.wait(20)
+    assert run.wait(20) == 75
     with pytest.raises(ProcessLookupError):
         os.kill(int(told.read_text()), 0)
