@@ -69,7 +69,7 @@ def judged(root):
     def run(words: str, *, controls: bool = False):
         with pytest.MonkeyPatch.context() as patch:
             quick = partial(fit_judge, config=JudgeConfig(width=4, steps=5))
-            patch.setattr(judging, "fit_judge", lambda *pairs, seed, config: quick(*pairs, seed=seed))
+            patch.setattr(judging, "fit_judge", lambda *pairs, seed, config, parts: quick(*pairs, seed=seed))
             return judging.run_quality(
                 root / "run", text_of(words), root / "judge", root / "out", cache_root=root / "cache",
                 controls=controls, readers=QUICK,

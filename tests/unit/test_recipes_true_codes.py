@@ -7,6 +7,8 @@ import pytest
 
 from cyclemimic.data.sources.film import FilmSource
 from cyclemimic.errors import InputError
+from cyclemimic.policy.network import NETWORK_FILE, WEIGHTS_FILE
+from cyclemimic.policy.policy import POLICY_FILE
 from cyclemimic.recipes import true_codes
 from cyclemimic.recipes.true_codes import FILE, MotionCodebook, label_true_motion
 from cyclemimic.store.label_store import LabelStore
@@ -96,6 +98,10 @@ def test_the_best_of_several_policies_is_chosen_and_none_is_run_twice(tmp_path, 
     monkeypatch.setattr(acting, "run_rollouts", run_rollouts)
     monkeypatch.setattr(acting, "load_rollouts", load_rollouts)
     runs = [tmp_path / name for name in solved]
+    for run in runs:
+        run.mkdir()
+        for name in (WEIGHTS_FILE, NETWORK_FILE, POLICY_FILE):
+            (run / name).write_text(run.name)
     words = {"body": "arm6", "skills": ("reach",), "episodes": 4}
     for _ in range(2):
         best = acting.best_of(runs, "arms", first_seed=7, out=tmp_path / "out", **words)
@@ -103,6 +109,9 @@ def test_the_best_of_several_policies_is_chosen_and_none_is_run_twice(tmp_path, 
     assert ran == ["a", "b", "c"]
     acting.best_of(runs, "arms", first_seed=8, out=tmp_path / "out", **words)
     assert len(ran) == 6, "other starts are another question"
+    (runs[0] / WEIGHTS_FILE).write_text("trained again")
+    acting.best_of(runs, "arms", first_seed=7, out=tmp_path / "out", **words)
+    assert ran[6:] == ["a"], "what other weights did says nothing"
     from cyclemimic.store.atomic import read_json
 
     assert [row["rate"] for row in read_json(tmp_path / "out/choice.json")["runs"]] == [0.25, 0.75, 0.75]
