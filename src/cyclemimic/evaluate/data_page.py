@@ -231,7 +231,8 @@ def _camera_section(report: SourceReport, sheet: bytes) -> Section:
     return Section(
         title="The camera's own motion",
         text=f"It moves in {len(moving)} of {len(report.usable)} clips. Corners all over the picture are followed; "
-        "where most rest, the camera rests, whatever an arm does. The last picture is later - now, twice, around grey: "
+        "where most rest, the camera rests, whatever an arm does. Where too few can be followed, as on plain ground, "
+        "it moves if nearly nothing stays in place. The last picture is later - now, twice, around grey: "
         "edges of things at rest show there only if the camera moved.",
         tables=[Table(head=["clip", "over one gap"], rows=rows)] if rows else [],
         pictures=[Picture(png=sheet, caption="Where it moves most: now, later, change.")] if sheet else [],
@@ -319,8 +320,10 @@ def _of_camera(report: SourceReport) -> list[Strip]:
     ]
 
 
-def _camera_weight(clip: ClipCheck) -> float:
-    return -clip.camera.way * clip.camera.moving if clip.camera is not None else 0.0
+def _camera_weight(clip: ClipCheck) -> tuple[float, float]:
+    if clip.camera is None:
+        return 0.0, 0.0
+    return -clip.camera.way * clip.camera.moving, -clip.camera.adrift / max(1, clip.camera.moments)
 
 
 def _of_cuts(report: SourceReport) -> list[Strip]:
