@@ -1,6 +1,7 @@
 """Files that are odd, bad or changing: each costs itself and one line, and no run of thousands."""
 
 import os
+import re
 import shutil
 import tarfile
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from cyclemimic.data import video as video_module
 from cyclemimic.data.cache import build_cache
+from cyclemimic.data.seek import OpenVideo, index_video
 from cyclemimic.data.sources.folder import FolderSource
 from cyclemimic.data.sources.hdf5 import Hdf5Source
 from cyclemimic.data.sources.rlds import RldsSource
@@ -89,6 +91,40 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
         if clip.num_frames == 0:
             with pytest.raises(InputError, match=rf"{clip.name}.*no such file.*link"):
                 source.read(clip)
+
+
+@pytest.mark.parametrize("kind", ["webdataset", "rlds", "hdf5"])
+def test_links_in_circles_cost_no_other_clip_whatever_the_format(tmp_path, kind):
+    source, file = source_of_files(kind, tmp_path)
+    whole = [clip.name for clip in source.clips() if "train-00001-of" not in clip.name]
+    (file.parent / "round").symlink_to(file.parent)  # a folder in itself
+    circle = file.with_name(file.name.replace("00000-of", "00001-of") if kind == "rlds" else f"b{file.suffix}")
+    circle.unlink(missing_ok=True)
+    circle.symlink_to(circle)
+    again = type(source)(str(file.parent))
+    found = {clip.name: clip for clip in again.clips()}
+    assert set(whole) <= set(found)
+    for name in whole:
+        assert len(again.read(found[name]).frames) > 1
+    for name in set(found) - set(whole):
+        with pytest.raises(InputError, match=re.escape(circle.name)):
+            again.read(found[name])
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.webm", "libvpx-vp9"), ("a.avi", "mpeg4"), ("a.mkv", "ffv1")])
+@pytest.mark.parametrize(("height", "width"), [(23, 29), (24, 31), (17, 16)])
+def test_odd_sizes_with_halved_colour_keep_their_last_row_and_column(tmp_path, name, codec, height, width):
+    frames = np.repeat(np.arange(5, dtype=np.uint8)[:, None, None, None] * 30 + 40, height, 1)
+    frames = np.repeat(np.repeat(frames, width, 2), 3, 3)
+    frames[:, -1], frames[:, :, -1] = 220, 220
+    path = in_container(tmp_path / name, frames, codec)
+    video = read_video(path)
+    assert video.frames.shape == frames.shape
+    assert probe_video(path).height_px == height and probe_video(path).width_px == width
+    assert np.abs(video.frames.astype(int) - frames)[..., 1].mean() < 6
+    assert video.frames[2, -1].mean() > 180 and video.frames[2, :, -1].mean() > 180
+    sought = OpenVideo(index_video(path))
+    np.testing.assert_array_equal(sought.picture(3), video.frames[3])
 
 
 def test_a_pipe_is_not_waited_for(tmp_path):
