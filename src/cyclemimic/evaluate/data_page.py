@@ -178,7 +178,8 @@ def _spread_section(report: SourceReport) -> Section:
             Picture(
                 png=drawn(figure),
                 caption="How many clips are how long and how still; how many moments are how fast (the slowest "
-                f"hundredth is in the last bar). In a pair of the proposed gap what moves goes {MOTION:.0%} of the side.",
+                "hundredth is in the last bar). In a pair of the proposed gap what moves goes "
+                f"{MOTION:.0%} of the side.",
             )
         ],
     )
