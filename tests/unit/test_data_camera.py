@@ -5,12 +5,16 @@ import pytest
 from cyclemimic.cli import main
 from cyclemimic.data.camera import camera_motion, small_grey, watch_camera
 from cyclemimic.data.cuts import find_cuts
+from cyclemimic.data.sources.folder import FolderSource
 from cyclemimic.data.stabilise import FARTHEST, camera_path, named_mode, stabilised
 from cyclemimic.data.video import write_video
+from cyclemimic.data.writers.film import film
 from cyclemimic.embodiment.resize import resize_square
 from cyclemimic.errors import InputError
 from cyclemimic.recipes.footage import open_source
 from cyclemimic.store.frame_cache import FrameCache
+from cyclemimic.types import Task
+from cyclemimic.worlds.arms import ArmsWorld
 from tests.unit.camera_small import arm_clip
 
 REST = [{"arm_px": 30}, {"arm_px": 70}, {"noise": 6.0}, {"arm_px": 8, "noise": 0.0}]
@@ -24,7 +28,10 @@ MOTIONS = [
 
 
 def watched(seed, **words):
-    frames, _ = arm_clip(seed, **words)
+    return watched_frames(arm_clip(seed, **words)[0])
+
+
+def watched_frames(frames):
     return watch_camera(frames, 6, np.zeros(len(frames), np.int64))
 
 
@@ -35,6 +42,60 @@ def test_a_camera_that_moves_is_told_from_an_arm_that_moves():
     recall, false = np.mean(moving), sum(resting)
     print(f"recall {recall:.2f} of {len(moving)}, {false} of {len(resting)} at rest called moving")
     assert false == 0 and recall >= 0.95
+
+
+@pytest.fixture(scope="module")
+def filmed(tmp_path_factory):
+    """Clips of the arms world at 64 px, on plain ground, by what else moves: nothing, a ball, the camera."""
+    skills, bodies = ("push_left", "close_drawer"), ("arm5", "gantry")
+    tasks = [Task(body=body, skill=skill, seed=71) for body in bodies for skill in skills]
+    clips = {}
+    for disturbance in ("none", "distractor", "moving_camera"):
+        root = tmp_path_factory.mktemp(disturbance)
+        film(ArmsWorld(64, disturbance=disturbance), tasks, root, only_successes=False, keep_actions=False)
+        source = FolderSource(root / "video")
+        clips[disturbance] = [source.read(clip).frames for clip in source.clips()]
+    return clips
+
+
+def at_64_px(frames):
+    return watch_camera(frames, 3, np.zeros(len(frames), np.int64))  # .6 s at 5 Hz
+
+
+def test_a_moving_camera_is_told_on_plain_ground_at_64_px(filmed):
+    for disturbance in ("none", "distractor"):
+        found = [at_64_px(frames) for frames in filmed[disturbance]]
+        assert not any(one.moves for one in found) and sum(one.is_known for one in found) >= 3
+    found = [at_64_px(frames) for frames in filmed["moving_camera"]]
+    assert len(found) == 4 and all(one.moves for one in found)
+    assert any("nothing stays in place in" in one.text() for one in found)
+    assert all(0 <= one.worst[0] < one.worst[1] < 64 and one.moving + one.adrift <= one.known for one in found)
+    one_frame = filmed["moving_camera"][0][5]
+    assert not at_64_px(np.repeat(one_frame[None], 12, 0)).moves
+
+
+def test_a_camera_that_cannot_be_followed_is_not_held_but_said_to_be_left(filmed):
+    for frames in filmed["none"]:
+        held, remark = stabilised(frames, "shift", 3)
+        assert held is frames and remark == ""
+    for frames in filmed["moving_camera"]:
+        held, remark = stabilised(frames, "shift", 3)
+        assert held is frames and ("camera not held still" in remark) == at_64_px(frames).moves
+
+
+@pytest.mark.parametrize("arm_px", [8, 30, 45])
+@pytest.mark.parametrize("cubes", [0, 4])
+def test_an_arm_before_an_even_wall_is_no_moving_camera(arm_px, cubes):
+    """All that moves, or nearly all that can be seen at all, is the arm."""
+    for seed in range(3):
+        clip, _ = arm_clip(seed, size=(64, 64), arm_px=arm_px, noise=2.0)
+        rest, _ = arm_clip(seed, size=(64, 64), arm_px=0, noise=0.0)
+        moves = np.abs(clip.astype(int) - rest).max(-1, keepdims=True) > 20
+        wall = np.full_like(clip, 120)
+        for place in range(cubes):
+            y, x = 5 + 37 * (place // 2), 9 + 33 * (place % 2)
+            wall[:, y : y + 6, x : x + 6] = (200, 40 * place, 30)
+        assert not watched_frames(np.where(moves, clip, wall)).moves
 
 
 def test_how_far_it_moves_is_right():

@@ -1,7 +1,10 @@
 """Files that are odd, bad or changing: each costs itself and one line, and no run of thousands."""
 
 import os
+import re
 import shutil
+import tarfile
+from pathlib import Path
 
 import av
 import numpy as np
@@ -9,11 +12,17 @@ import pytest
 
 from cyclemimic.data import video as video_module
 from cyclemimic.data.cache import build_cache
+from cyclemimic.data.seek import OpenVideo, index_video
 from cyclemimic.data.sources.folder import FolderSource
+from cyclemimic.data.sources.hdf5 import Hdf5Source
+from cyclemimic.data.sources.rlds import RldsSource
+from cyclemimic.data.sources.webdataset import WebDatasetSource
 from cyclemimic.data.video import probe_video, read_moments, read_video, write_video
 from cyclemimic.errors import InputError
 from cyclemimic.store.frame_cache import FrameCache
 from tests.unit.data_small import moving_square, video_folder
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
 def in_container(path, frames, codec, rate=5, form=None, **options):
@@ -84,6 +93,40 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
                 source.read(clip)
 
 
+@pytest.mark.parametrize("kind", ["webdataset", "rlds", "hdf5"])
+def test_links_in_circles_cost_no_other_clip_whatever_the_format(tmp_path, kind):
+    source, file = source_of_files(kind, tmp_path)
+    whole = [clip.name for clip in source.clips() if "train-00001-of" not in clip.name]
+    (file.parent / "round").symlink_to(file.parent)  # a folder in itself
+    circle = file.with_name(file.name.replace("00000-of", "00001-of") if kind == "rlds" else f"b{file.suffix}")
+    circle.unlink(missing_ok=True)
+    circle.symlink_to(circle)
+    again = type(source)(str(file.parent))
+    found = {clip.name: clip for clip in again.clips()}
+    assert set(whole) <= set(found)
+    for name in whole:
+        assert len(again.read(found[name]).frames) > 1
+    for name in set(found) - set(whole):
+        with pytest.raises(InputError, match=re.escape(circle.name)):
+            again.read(found[name])
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.webm", "libvpx-vp9"), ("a.avi", "mpeg4"), ("a.mkv", "ffv1")])
+@pytest.mark.parametrize(("height", "width"), [(23, 29), (24, 31), (17, 16)])
+def test_odd_sizes_with_halved_colour_keep_their_last_row_and_column(tmp_path, name, codec, height, width):
+    frames = np.repeat(np.arange(5, dtype=np.uint8)[:, None, None, None] * 30 + 40, height, 1)
+    frames = np.repeat(np.repeat(frames, width, 2), 3, 3)
+    frames[:, -1], frames[:, :, -1] = 220, 220
+    path = in_container(tmp_path / name, frames, codec)
+    video = read_video(path)
+    assert video.frames.shape == frames.shape
+    assert probe_video(path).height_px == height and probe_video(path).width_px == width
+    assert np.abs(video.frames.astype(int) - frames)[..., 1].mean() < 6
+    assert video.frames[2, -1].mean() > 180 and video.frames[2, :, -1].mean() > 180
+    sought = OpenVideo(index_video(path))
+    np.testing.assert_array_equal(sought.picture(3), video.frames[3])
+
+
 def test_a_pipe_is_not_waited_for(tmp_path):
     folder = video_folder(tmp_path / "videos", {"a.mp4": 5})
     os.mkfifo(folder / "b.mp4")
@@ -126,6 +169,48 @@ def test_a_file_that_changes_while_it_is_read_costs_itself(tmp_path, monkeypatch
     report = build_cache(FolderSource(folder), tmp_path / "cache", 11)
     assert report.built == 2 and [s.name for s in report.skipped] == ["b.mp4"]
     assert "changed while it was read" in report.skipped[0].reason and "again" in report.skipped[0].reason
+
+
+def source_of_files(kind, tmp_path):
+    """A source whose clips lie in a file that is looked at first and read later; and that file."""
+    if kind == "webdataset":
+        with tarfile.open(tmp_path / "a.tar", "w") as tar:
+            for name in ("k", "l"):
+                write_video(tmp_path / f"{name}.mp4", moving_square(5), 5)
+                tar.add(tmp_path / f"{name}.mp4", f"{name}.mp4")
+                (tmp_path / f"{name}.mp4").unlink()
+        return WebDatasetSource(str(tmp_path)), tmp_path / "a.tar"
+    if kind == "rlds":
+        root = tmp_path / "rlds"
+        shutil.copytree(FIXTURES / "rlds", root)
+        return RldsSource(str(root)), next(path for path in sorted(root.iterdir()) if "tfrecord" in path.name)
+    shutil.copy(FIXTURES / "hdf5/pick_up_the_cube_demo.hdf5", tmp_path / "a.hdf5")
+    return Hdf5Source(str(tmp_path)), tmp_path / "a.hdf5"
+
+
+@pytest.mark.parametrize("kind", ["webdataset", "rlds", "hdf5"])
+def test_an_archive_that_changes_once_it_is_listed_is_refused_and_listed_anew(tmp_path, kind):
+    source, file = source_of_files(kind, tmp_path)
+    clips = source.clips()
+    assert len(source.read(clips[0]).frames) > 1
+    file.write_bytes(file.read_bytes() + b"\0" * 4096)
+    with pytest.raises(InputError, match=r"changed while it was read.*Wait") as error:
+        source.read(clips[0])
+    assert file.name in str(error.value)
+
+
+def test_a_video_that_changes_while_moments_of_it_are_read_is_refused(tmp_path, monkeypatch):
+    write_video(tmp_path / "a.mp4", moving_square(9), 5)
+    show = video_module.Screen.show
+
+    def meanwhile(self, frame):
+        os.utime(tmp_path / "a.mp4", (1, 1))
+        return show(self, frame)
+
+    assert read_moments(tmp_path / "a.mp4", np.array([0.2, 0.4]), tolerance_s=0.05).shape[0] == 2
+    monkeypatch.setattr(video_module.Screen, "show", meanwhile)
+    with pytest.raises(InputError, match=r"a\.mp4.*changed while it was read"):
+        read_moments(tmp_path / "a.mp4", np.array([0.2, 0.4]), tolerance_s=0.05)
 
 
 def test_files_that_vanish_once_they_are_listed_cost_themselves(tmp_path):

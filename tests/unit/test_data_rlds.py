@@ -360,7 +360,7 @@ def test_a_part_of_a_dataset_is_read_and_a_remark_says_so(copy):
     (copy / SHARD).unlink()
     source = RldsSource(copy)
     assert len(source.clips()) == 3
-    assert source.remarks_of(source.clips()[0]) == (f"1 shards are not here, such as {SHARD}",)
+    assert source.remarks_of(source.clips()[0]) == (f"one shard is not here: {SHARD}",)
     for shard in copy.glob("bridge_dataset-*"):
         shard.unlink()
     with pytest.raises(InputError, match="none of its 4 shards"):

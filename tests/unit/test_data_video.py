@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cyclemimic.data.video import DecodedVideo, natural_key, probe_video, read_video, write_video
+from cyclemimic.data.seek import OpenVideo, index_video
+from cyclemimic.data.video import DecodedVideo, natural_key, probe_video, read_moments, read_video, write_video
 from cyclemimic.errors import InputError
 from tests.unit.data_small import moving_square
 
@@ -157,6 +158,11 @@ def test_a_display_matrix_is_followed(tmp_path, matrix, shown):
     want = np.stack([shown(f) for f in frames])
     assert video.frames.shape == want.shape and np.abs(video.frames.astype(int) - want).mean() < 2
     assert bool(video.remarks) == (matrix != (1, 0, 0, 1))
+    # However it is read.
+    sought = OpenVideo(index_video(tmp_path / "a.mp4"))
+    np.testing.assert_array_equal(sought.picture(2), video.frames[2])
+    moments = read_moments(tmp_path / "a.mp4", np.array([0.2, 0.4]), tolerance_s=0.05)
+    np.testing.assert_array_equal(moments, video.frames[1:3])
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,11 @@ many corners share are guessed (RANSAC), rest among them, and every block of the
 it best. The camera follows the winner if that has most votes, and in most ninths of the picture: an arm is not
 everywhere. Pictures with few corners, or without a winner, are said to be unknown.
 
+On plain ground, or in pictures of 64 px, too few corners can be followed for that. Then it is asked what stays in
+place, which needs no following: before a camera at rest much of the picture does, whatever an arm does before it, and
+before one that moves nearly no corner looks as it did. A clip in half of whose moments nothing stays has a moving
+camera (or is filled by something that moves), though nobody can say by how much.
+
 Letters in shapes: H W picture, n corners, T frames.
 """
 
@@ -35,6 +40,13 @@ LEAST_WAY = 0.006  # of the side over one gap: less is a camera at rest
 MOMENTS = 12  # of a clip
 MOVING_SHARE = 0.2  # of its moments
 KNOWN_SHARE = 0.4
+PATCH_PX = 7  # around a corner, which stays in place if this looks as before
+STAYS, STAYS_OF_CONTRAST, STAYS_OF_NOISE = 3.0, 0.2, 1.5  # of 255, of the patch's spread, of the picture's noise
+RESTS_SHARE, ADRIFT_SHARE = (
+    0.2,
+    0.08,
+)  # of the corners: at least so many stay before a camera at rest, at most if adrift
+ADRIFT_MOMENTS = 0.5  # share of all moments in which nothing may stay before the camera is said to move
 TOLD_APART = 1.0  # of 255: by how much two motions must differ in how well they explain a block, for it to vote
 
 
@@ -169,6 +181,27 @@ def corners_of(grey: UInt8) -> NDArray[np.float32]:
     return corners
 
 
+def staying(now: UInt8, later: UInt8) -> tuple[float, bool]:
+    """The share of the corners of a grey picture [h, w] that look as before, and whether the others are everywhere.
+
+    Light may change; noise is what the quieter quarter of the picture changes by.
+    """
+    cv2 = opencv()
+    corners = corners_of(now).astype(int)
+    if len(corners) < LEAST_CORNERS:
+        return 0.0, False
+    size = (PATCH_PX, PATCH_PX)
+    before = now.astype(np.float32)
+    change = later.astype(np.float32) - before
+    change = cv2.boxFilter(np.abs(change - cv2.boxFilter(change, -1, size)), -1, size)
+    spread = np.sqrt(np.maximum(cv2.boxFilter(before**2, -1, size) - cv2.boxFilter(before, -1, size) ** 2, 0))
+    x, y = corners.T
+    noise = float(np.quantile(change, 0.25))
+    stays = change[y, x] <= np.maximum(max(STAYS, STAYS_OF_NOISE * noise), STAYS_OF_CONTRAST * spread[y, x])
+    ninth = 3 * (y * 3 // now.shape[0]) + x * 3 // now.shape[1]
+    return float(stays.mean()), len(np.unique(ninth[~stays])) >= MOST_NINTHS
+
+
 def _motion(matrix: NDArray[np.float64], picture: UInt8, *, known: bool, agree: float) -> CameraMotion:
     """From a matrix in pixels around the middle; none where the motion is not known."""
     side = min(picture.shape)
@@ -192,13 +225,16 @@ class ClipCamera:
     moments: int  # that were looked at
     known: int  # of these
     moving: int  # of the known ones, in which the camera moves more than `LEAST_WAY`
+    adrift: int  # of the known ones, in which nothing stays in place, though nobody can say how it moves
     way: float  # the median of those that move, as a share of the picture's shorter side
     worst: tuple[int, int]  # the two frames between which it moves most
 
     @property
     def moves(self) -> bool:
-        """Whether a user should know: in a fifth of the known moments, and more than once."""
-        return self.is_known and self.moving >= 2 and self.moving >= MOVING_SHARE * self.known
+        """Whether a user should know: in a fifth of the known moments, and more than once; or nothing stays in half."""
+        followed = self.moving >= 2 and self.moving >= MOVING_SHARE * self.known
+        unclear = self.adrift >= 2 and self.moving + self.adrift >= ADRIFT_MOMENTS * self.moments
+        return self.is_known and (followed or unclear)
 
     @property
     def is_known(self) -> bool:
@@ -207,7 +243,11 @@ class ClipCamera:
 
     def text(self) -> str:
         """In words, for a terminal."""
-        return f"by {self.way:.1%} of the picture, in {self.moving} of {self.known} moments"
+        nothing = f"nothing stays in place in {self.adrift} of {self.known} moments"
+        if not self.moving:
+            return nothing if self.adrift else "it rests"
+        followed = f"by {self.way:.1%} of the picture, in {self.moving} of {self.known} moments"
+        return f"{followed}; {nothing}" if self.adrift >= self.moving else followed
 
 
 def watch_camera(frames: UInt8, gap_frames: int, shot: NDArray[np.int64]) -> ClipCamera:
@@ -215,14 +255,26 @@ def watch_camera(frames: UInt8, gap_frames: int, shot: NDArray[np.int64]) -> Cli
     whole = np.flatnonzero(shot[:-gap_frames] == shot[gap_frames:])
     places = np.unique(np.linspace(0, len(whole) - 1, min(MOMENTS, len(whole))).astype(int))
     now = whole[places]
-    motions = [camera_motion(*small_grey(frames[[t, t + gap_frames]])) for t in now]
-    ways = np.array([motion.way if motion.known else 0.0 for motion in motions])
-    moving = ways > LEAST_WAY
-    most = int(now[ways.argmax()]) if len(ways) else 0
+    known = moving = adrift = 0
+    ways: list[float] = []  # of the known motions
+    drifts: list[float] = []  # how much of the picture does not stay, where nothing does
+    for t in now:
+        pair = small_grey(frames[[t, t + gap_frames]])
+        motion, (stay, elsewhere) = camera_motion(*pair), staying(*pair)
+        way = motion.way if motion.known else 0.0
+        nothing_stays = way <= LEAST_WAY and stay <= ADRIFT_SHARE and elsewhere
+        known += motion.known or stay >= RESTS_SHARE or nothing_stays
+        moving += way > LEAST_WAY
+        adrift += nothing_stays
+        ways.append(way)
+        drifts.append(1 - stay if nothing_stays else 0.0)
+    followed = [way for way in ways if way > LEAST_WAY]
+    most = int(now[np.argmax(ways if followed else drifts)]) if ways else 0
     return ClipCamera(
-        moments=len(motions),
-        known=sum(motion.known for motion in motions),
-        moving=int(moving.sum()),
-        way=float(np.median(ways[moving])) if moving.any() else 0.0,
+        moments=len(ways),
+        known=known,
+        moving=moving,
+        adrift=adrift,
+        way=float(np.median(followed)) if followed else 0.0,
         worst=(most, min(most + gap_frames, len(frames) - 1)),
     )

@@ -23,7 +23,7 @@ from cyclemimic.data.check import ClipCheck
 from cyclemimic.data.duplicates import ClipLook
 from cyclemimic.types import ActionSpace, Axis, ClipInfo
 
-FORMAT = "cyclemimic-check-1"
+FORMAT = "cyclemimic-check-2"
 
 
 class CheckJournal:

@@ -52,7 +52,7 @@ def skips_of(report: SourceReport, kinds: Sequence[str] = DROPPED) -> list[Skip]
         if check.fault is None and check.pairs == 0:
             why["short"] = f"no pair {report.gap_s:g} s apart in {check.info.num_frames} frames"
         if check.camera is not None and check.camera.moves:
-            why["camera"] = f"the camera moves {check.camera.text()}"
+            why["camera"] = f"the camera moves: {check.camera.text()}"
         first = next((kind for kind in why if kind in kinds), None)
         if first is not None:
             out.append(Skip(clip=name, kind=first, reason=why[first]))

@@ -26,7 +26,7 @@ FARTHEST = 0.15  # of either side: what may be cut off at each end
 KEY_WAY, KEY_AGREEMENT = 0.08, 0.65  # beyond, the path goes on from another frame
 REST_PX = 0.15  # of the small picture: finer than what a user should be warned of
 LOST_SHARE = 0.1  # of the frames whose camera could not be followed
-METHOD = f"corners, from key frame to key frame, to the middle of the path, border up to {FARTHEST} cut off; version 2"
+METHOD = f"corners, from key frame to key frame, to the middle of the path, border up to {FARTHEST} cut off; version 3"
 _CUT_PX = 64
 
 

@@ -187,6 +187,7 @@ def read_moments(path: Path | str, times_s: NDArray[np.float64], *, tolerance_s:
     """
     path = Path(path)
     refuse_absent(path)
+    before = stamp_of(path)
     frames: dict[int, tuple[float, UInt8]] = {}
     screen = Screen(path)
     try:
@@ -208,6 +209,7 @@ def read_moments(path: Path | str, times_s: NDArray[np.float64], *, tolerance_s:
                 frames[nearest] = (off_s, screen.show(frame))
     except (av.FFmpegError, UnicodeError) as error:
         raise unreadable(path, error) from None
+    refuse_changed(path, before)
     absent = [i for i in range(len(times_s)) if i not in frames]
     if absent:
         expected, got = f"a frame at {times_s[absent[0]]:.3f} s", f"none, nor at {len(absent) - 1} more moments"

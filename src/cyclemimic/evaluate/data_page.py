@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from cyclemimic.data.advice import Advice
 from cyclemimic.data.axes import AxisFound
 from cyclemimic.data.check import ClipCheck, SourceReport
+from cyclemimic.data.gap import LOOK, MOTION
 from cyclemimic.embodiment.resize import resize_square
 from cyclemimic.errors import InputError
 from cyclemimic.evaluate.report import Picture, Section, Table, write_report
@@ -149,16 +150,24 @@ def _spread_section(report: SourceReport) -> Section:
         return Section(title="How long, how still, how fast")
     figure = Figure(figsize=(9, 0.4 + 1.5 * len(bodies)), dpi=100, layout="constrained")
     panels = figure.subplots(len(bodies), 3, squeeze=False)
-    for row, body in zip(panels, bodies, strict=True):
+    lengths = [np.array([c.info.num_frames / c.info.fps for c in report.of_body(body)]) for body in bodies]
+    looked = [[c for c in report.of_body(body) if c.to_move is not None] for body in bodies]
+    ways = [
+        np.concatenate([c.to_move / c.info.fps for c in clips if c.to_move is not None] or [np.empty(0)])
+        for clips in looked
+    ]
+    fast = [way[np.isfinite(way)] for way in ways]
+    # One scale for all bodies, so that they can be compared down a column; the slowest moments would flatten the rest.
+    longest = max(float(length.max()) for length in lengths)
+    slowest = float(np.quantile(np.concatenate(fast), 0.99)) if any(map(len, fast)) else 1.0
+    for row, body, length, way in zip(panels, bodies, lengths, fast, strict=True):
         mine = report.of_body(body)
-        row[0].hist([c.info.num_frames / c.info.fps for c in mine], 24, color="C0")
+        row[0].hist(length, 24, (0, longest), color="C0")
         row[1].hist([c.still_pairs / c.pairs for c in mine if c.pairs], 24, (0, 1), color="C1")
-        fast = np.concatenate([c.to_move / c.info.fps for c in mine if c.to_move is not None] or [np.empty(0)])
-        row[2].hist(fast[np.isfinite(fast)], 24, color="C2")
+        row[2].hist(np.minimum(way, slowest), 24, (0, slowest), color="C2")
         row[0].set_ylabel(body, fontsize=9)
-    for axis, title in zip(
-        panels[0], ("length of clips [s]", "share of still pairs", "time to move 2 % of the side [s]"), strict=True
-    ):
+    titles = ("length of clips [s]", "share of still pairs", f"time to move {LOOK:.0%} of the side [s]")
+    for axis, title in zip(panels[0], titles, strict=True):
         axis.set_title(title, fontsize=10)
     for axis in panels.ravel():
         axis.tick_params(labelsize=8)
@@ -166,7 +175,12 @@ def _spread_section(report: SourceReport) -> Section:
     return Section(
         title="How long, how still, how fast",
         pictures=[
-            Picture(png=drawn(figure), caption="Clips by length and by stillness; moments by how fast they are.")
+            Picture(
+                png=drawn(figure),
+                caption="How many clips are how long and how still; how many moments are how fast (the slowest "
+                "hundredth is in the last bar). In a pair of the proposed gap what moves goes "
+                f"{MOTION:.0%} of the side.",
+            )
         ],
     )
 
@@ -175,6 +189,7 @@ def _action_sections(report: SourceReport) -> list[Section]:
     out = []
     for body in report.bodies:
         for name, axes in report.axes_of(body).items():
+            title = body if name == body else f"{body}: {name}"  # many bodies have one space of their own name
             head = ["axis", "unit", "kind", "least", "1 %", "middle", "99 %", "most", "remarks"]
             rows = [
                 [
@@ -187,10 +202,10 @@ def _action_sections(report: SourceReport) -> list[Section]:
             odd = frozenset(i for i, a in enumerate(axes) if a.remarks)
             out.append(
                 Section(
-                    title=f"Actions of {body}: {name}",
+                    title=f"Actions of {title}",
                     text="Normalisation goes by the 1st and the 99th percentile, between which the histograms lie.",
                     tables=[Table(head=head, rows=rows, strong=odd, prose=True)],
-                    pictures=[Picture(png=axis_histograms(axes), caption=f"{body}, {name}")],
+                    pictures=[Picture(png=axis_histograms(axes), caption=title)],
                 )
             )
     return out
@@ -231,7 +246,8 @@ def _camera_section(report: SourceReport, sheet: bytes) -> Section:
     return Section(
         title="The camera's own motion",
         text=f"It moves in {len(moving)} of {len(report.usable)} clips. Corners all over the picture are followed; "
-        "where most rest, the camera rests, whatever an arm does. The last picture is later - now, twice, around grey: "
+        "where most rest, the camera rests, whatever an arm does. Where too few can be followed, as on plain ground, "
+        "it moves if nearly nothing stays in place. The last picture is later - now, twice, around grey: "
         "edges of things at rest show there only if the camera moved.",
         tables=[Table(head=["clip", "over one gap"], rows=rows)] if rows else [],
         pictures=[Picture(png=sheet, caption="Where it moves most: now, later, change.")] if sheet else [],
@@ -295,7 +311,11 @@ def _rest_sections(report: SourceReport) -> list[Section]:
     ]
     if changed:
         table = Table(head=["clip", "what reading it changed"], rows=changed[:ROWS], prose=True)
-        out.append(Section(title="Changed on the way in", text=f"{len(changed)} remarks.", tables=[table]))
+        out.append(
+            Section(
+                title="Changed on the way in", text=f"{len(changed)} remark{'s' * (len(changed) != 1)}.", tables=[table]
+            )
+        )
     return out
 
 
@@ -319,8 +339,10 @@ def _of_camera(report: SourceReport) -> list[Strip]:
     ]
 
 
-def _camera_weight(clip: ClipCheck) -> float:
-    return -clip.camera.way * clip.camera.moving if clip.camera is not None else 0.0
+def _camera_weight(clip: ClipCheck) -> tuple[float, float]:
+    if clip.camera is None:
+        return 0.0, 0.0
+    return -clip.camera.way * clip.camera.moving, -clip.camera.adrift / max(1, clip.camera.moments)
 
 
 def _of_cuts(report: SourceReport) -> list[Strip]:

@@ -165,5 +165,10 @@ class Hdf5Source:
             "demo": demo,
         }
         patience_s = self.patience_s + self._place.size_of(file) / SLOWEST_BYTES_S
-        child = reader(CHILD, memory_bytes=MEMORY_BYTES)
-        return child.ask(request, where=str(request["where"]), patience_s=patience_s)
+        if demo is None:
+            self._place.mark(file)  # what is in it is asked now; demonstrations are read later
+        answer = reader(CHILD, memory_bytes=MEMORY_BYTES).ask(
+            request, where=str(request["where"]), patience_s=patience_s
+        )
+        self._place.refuse_changed(file)
+        return answer

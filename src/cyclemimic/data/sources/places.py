@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 from cyclemimic.data.sources.remote import asked, is_remote, open_store, pinned, public
+from cyclemimic.data.video import refuse_changed, stamp_of
 from cyclemimic.errors import InputError, did_you_mean
 
 T = TypeVar("T")
@@ -68,6 +69,7 @@ class Place:
         self.path = str(path)
         self.local = not is_remote(self.path)
         self.origin: str | None = None  # public address
+        self._stamps: dict[str, tuple[int, int]] = {}  # of files that were looked at
         if not self.local:
             url = pinned(self.path)
             self.origin = public(url)
@@ -107,6 +109,7 @@ class Place:
         """All bytes of a file: mapped where it is local, so that what is not looked at is not read."""
         if not self.local:
             return memoryview(self._stored(name, lambda: bytes(self._files.cat_file(self._join(name)))))
+        self.mark(name)
         try:
             with (Path(self.path) / name).open("rb") as handle:
                 if os.fstat(handle.fileno()).st_size == 0:  # nothing can be mapped
@@ -116,7 +119,16 @@ class Place:
             raise self._unreadable(name, error) from None
 
     def span(self, name: str, start: int, length: int) -> bytes:
-        """Some bytes of a file; fewer where it ends."""
+        """Some bytes of a file; fewer where it ends.
+
+        Raises:
+            InputError: it cannot be read, or is not what it was when it was looked at as a whole.
+        """
+        content = self._span(name, start, length)
+        self.refuse_changed(name)
+        return content
+
+    def _span(self, name: str, start: int, length: int) -> bytes:
         if not self.local:
             end = start + length
             return self._stored(name, lambda: bytes(self._files.cat_file(self._join(name), start=start, end=end)))
@@ -127,11 +139,21 @@ class Place:
         except (OSError, ValueError) as error:
             raise self._unreadable(name, error) from None
 
+    def mark(self, name: str) -> None:
+        """Remember what a local file is like now, for `refuse_changed`."""
+        if self.local:
+            self._stamps[name] = stamp_of(Path(self.path) / name)
+
+    def refuse_changed(self, name: str) -> None:
+        """Raise InputError where a file changed since it was marked: what lies where was found out before."""
+        if name in self._stamps:
+            refuse_changed(Path(self.path) / name, self._stamps[name])
+
     def content_of(self, name: str) -> tuple[int, str]:
         """Size and a hash of the first and last 64 KB, for fingerprints; (-1, '') where they cannot be read."""
         try:
             size = self.size_of(name)
-            edges = self.span(name, 0, EDGE_BYTES), self.span(name, max(0, size - EDGE_BYTES), EDGE_BYTES)
+            edges = self._span(name, 0, EDGE_BYTES), self._span(name, max(0, size - EDGE_BYTES), EDGE_BYTES)
         except InputError:
             return -1, ""
         return size, hashlib.sha256(b"".join(edges)).hexdigest()

@@ -184,7 +184,8 @@ class RldsSource:
                 if remark and names:
                     self._remarks[names[0]] = (remark,)
         if missing:
-            remarks.append(f"{len(missing)} shards are not here, such as {missing[0]}")
+            which = f"{len(missing)} shards are not here, such as" if len(missing) > 1 else "one shard is not here:"
+            remarks.append(f"{which} {missing[0]}")
         if not found:
             got = f"none of its {len(missing)} shards" if missing else "no shards"
             where = self._place.where(INFO)
