@@ -1,4 +1,4 @@
-"""Sources in Google's storage protocol, by an emulator on this machine. Run by tests/reference/gs.sh where it is missing.
+"""Sources in Google's storage protocol, by an emulator on this machine; run by tests/reference/gs.sh where none is.
 
 The main environment has neither gcp-storage-emulator nor gcsfs: both want packages that nothing else here needs.
 """
@@ -23,7 +23,7 @@ from tests.unit.data_small import tar_shards, video_folder
 emulator = pytest.importorskip(
     "gcp_storage_emulator.server", reason="gcp-storage-emulator is not installed: run tests/reference/gs.sh"
 )
-# Read at import: what gcsfs tries first otherwise, gRPC over TLS, no emulator speaks, and each bucket waits half a minute.
+# Read at import. What gcsfs tries first otherwise, gRPC over TLS, no emulator speaks: half a minute for each bucket.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 gcsfs = pytest.importorskip("gcsfs", reason="gcsfs is not installed: run tests/reference/gs.sh")
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -87,6 +87,7 @@ def test_a_file_that_changed_is_copied_again_and_no_other(bucket, tmp_path):
     folder = video_folder(tmp_path / "folder", {"arm/a.mp4": 5, "arm/b.mp4": 4})
     put(bucket, folder, "videos/changing")
     first = FolderSource("gs://videos/changing")
+    content = first.fingerprint()
     before = {p.name: p.stat().st_mtime_ns for p in first.path.rglob("*.mp4")}
     video_folder(folder, {"arm/b.mp4": 7})
     bucket.pipe_file("videos/changing/arm/b.mp4", (folder / "arm/b.mp4").read_bytes())
@@ -94,7 +95,7 @@ def test_a_file_that_changed_is_copied_again_and_no_other(bucket, tmp_path):
     second = FolderSource("gs://videos/changing")
     after = {p.name: p.stat().st_mtime_ns for p in second.path.rglob("*.mp4")}
     assert [name for name in before if after[name] != before[name]] == ["b.mp4"]
-    assert second.fingerprint() == FolderSource(folder).fingerprint() != first.fingerprint()
+    assert second.fingerprint() == FolderSource(folder).fingerprint() != content
 
 
 def test_a_marker_of_a_folder_and_a_neighbour_of_a_like_name_are_no_files_of_it(bucket, tmp_path):

@@ -1,4 +1,4 @@
-"""Labels of whole sources: each frame is seen once, each shard made once, and labels are those of pairs on their own."""
+"""Labels of whole sources: each frame is seen once, each shard made once, labels are those of pairs on their own."""
 
 import numpy as np
 import pytest

@@ -100,8 +100,8 @@ def store_error(where: str, error: BaseException) -> InputError:
         return InputError(where, expected="something that is there", got=got, remedy=remedy)
     if _any(_SILENT, kinds):
         remedy = (
-            "Check the network and the endpoint (for s3 AWS_ENDPOINT_URL, for gs STORAGE_EMULATOR_HOST); the same command "
-            "goes on."
+            "Check the network and the endpoint (for s3 AWS_ENDPOINT_URL, for gs STORAGE_EMULATOR_HOST); the same "
+            "command goes on."
         )
         return InputError(where, expected="an answer of the store", got=got, remedy=remedy)
     remedy = "Check the path and whether you may read it; download it again where it is damaged."
