@@ -34,6 +34,7 @@ from cyclemimic.data.unkept import open_videos
 from cyclemimic.data.video import write_video
 from cyclemimic.evaluate.pages import this_machine
 from cyclemimic.recipes.footage import index_path, indexed, shots
+from cyclemimic.recipes.tiny import tiny
 from cyclemimic.store.atomic import read_json, write_json
 from cyclemimic.store.episode_rows import write_rows
 from cyclemimic.store.index import SCHEMA, EpisodeIndex, write_index
@@ -41,6 +42,7 @@ from cyclemimic.store.index import SCHEMA, EpisodeIndex, write_index
 FILES, DIFFERENT, FRAMES, SIDE_PX, FPS_HZ = 1000, 20, 24, 64, 10.0
 BODIES = ("franka", "widowx", "human_hand", "humanoid", "google_robot")
 SHARD_EPISODES = 10
+CUTS_PX = tiny().genie.tokenizer.size_px  # the size at which `tokenizer` reads
 CLI = (sys.executable, "-m", "cyclemimic.cli")
 
 
@@ -90,21 +92,21 @@ def prepare(place: Path, episodes: int) -> tuple[str, str]:
     caches.mkdir()
     few = FolderSource(place / "few")
     index = indexed(few, caches)
-    videos = open_videos(few, SIDE_PX, index=index)
+    videos = open_videos(few, CUTS_PX, index=index)
     shots(videos, caches)
     many = FolderSource(place / "many")
     path = index_path(many, caches)
     notes = {"about": many.beside(), "source_hash": "0" * 64}
     write_index(path, renamed(pq.read_table(index.path, schema=SCHEMA), episodes), "generated", notes)
     cuts = pq.read_table(_cuts_path(index.path), schema=CUT_SCHEMA)
-    of_many = open_videos(many, SIDE_PX, index=EpisodeIndex.open(path))
+    of_many = open_videos(many, CUTS_PX, index=EpisodeIndex.open(path))
     tables = (cuts for _ in range(episodes // FILES))
     write_rows(_cuts_path(path), tables, CUT_SCHEMA, "generated", {"made_of": made_of(of_many)})
     return few.name, many.name
 
 
 def _cuts_path(index: Path) -> Path:
-    return index.with_name(f"{index.stem}-{SIDE_PX}px-cuts.parquet")
+    return index.with_name(f"{index.stem}-{CUTS_PX}px-cuts.parquet")
 
 
 def timed(words: list[str]) -> dict[str, float]:
@@ -133,21 +135,20 @@ def start_numbers(episodes: int = 1_000_000) -> dict[str, Any]:
         many_names(place / "many", place / "few" / BODIES[0], episodes)
         sources = dict(zip(("thousand", "million"), prepare(place, episodes), strict=True))
         caches = ["--cache", str(place / "caches")]
-        for read in ("segment", "direct"):
-            for name, source in sources.items():
-                words = ["tokenizer", "--source", source, "--run", str(place / f"run-{read}-{name}"), "--read", read]
-                words += ["--objective", "genie", "--steps", "1", "--tracker", "none", *caches]
-                found[f"tokenizer_{read}_{name}"] = timed(words)
-                print(f"tokenizer --read {read}, {name}: {found[f'tokenizer_{read}_{name}']}", flush=True)
+        for name, source in sources.items():
+            words = ["tokenizer", "--source", source, "--run", str(place / f"run-{name}"), "--read", "segment"]
+            words += ["--objective", "genie", "--steps", "1", "--tracker", "none", *caches]
+            found[f"tokenizer_{name}"] = timed(words)
+            print(f"tokenizer --read segment, {name}: {found[f'tokenizer_{name}']}", flush=True)
         for name, source in sources.items():
             count = FILES if name == "thousand" else episodes
-            words = ["label", "--source", source, "--tokenizer", str(place / f"run-segment-{name}"), "--read", "direct"]
+            words = ["label", "--source", source, "--tokenizer", str(place / f"run-{name}"), "--read", "direct"]
             words += ["--out", str(place / f"labels-{name}"), "--num-shards", str(count // SHARD_EPISODES), *caches]
             found[f"label_{name}"] = timed(words)
-            print(f"label, {name}: {found[f'label_{name}']}", flush=True)
-    found["million_s"] = found["tokenizer_segment_million"]["s"]
-    found["million_cpu_s"] = found["tokenizer_segment_million"]["cpu_s"]
-    found["million_peak_mb"] = found["tokenizer_segment_million"]["peak_mb"]
+            print(f"label --read direct, {name}: {found[f'label_{name}']}", flush=True)
+    found["million_s"] = found["tokenizer_million"]["s"]
+    found["million_cpu_s"] = found["tokenizer_million"]["cpu_s"]
+    found["million_peak_mb"] = found["tokenizer_million"]["peak_mb"]
     return found
 
 

@@ -1,4 +1,4 @@
-"""Labels of whole sources: each frame is seen once, each shard made once; a label is that of its pair alone."""
+"""Labels of whole sources: each frame is seen once, each shard made once, labels are those of pairs on their own."""
 
 import numpy as np
 import pytest

@@ -99,7 +99,10 @@ def store_error(where: str, error: BaseException) -> InputError:
         remedy = "Check the bucket's name and the path."
         return InputError(where, expected="something that is there", got=got, remedy=remedy)
     if _any(_SILENT, kinds):
-        remedy = "Check the network and the endpoint (for s3 AWS_ENDPOINT_URL); the same command goes on."
+        remedy = (
+            "Check the network and the endpoint (for s3 AWS_ENDPOINT_URL, for gs STORAGE_EMULATOR_HOST); the same "
+            "command goes on."
+        )
         return InputError(where, expected="an answer of the store", got=got, remedy=remedy)
     remedy = "Check the path and whether you may read it; download it again where it is damaged."
     return InputError(where, expected="a readable file", got=got, remedy=remedy)
