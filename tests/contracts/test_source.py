@@ -41,10 +41,10 @@ def folder_source(root):
 
 
 class ChosenFolder(ChosenSource):
-    """A folder without its last clip, its cameras held still."""
+    """A folder without its last clip, its cameras held still, at most five frames a second."""
 
     def __init__(self, path):
-        super().__init__(FolderSource(path), f"folder:{path}", skip=("top.mp4",), stabilise="shift")
+        super().__init__(FolderSource(path), f"folder:{path}", skip=("top.mp4",), stabilise="shift", cache_fps=5.0)
         self.path = path
 
 

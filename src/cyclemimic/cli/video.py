@@ -80,8 +80,8 @@ def data(
         source: folder:PATH, film:PATH, lerobot:PATH, rlds:PATH, hdf5:PATH, webdataset:PATH, calvin:PATH, or
             package.module:Class=PATH; export aside also mixture:bridge, mixture:full, mixture:FILE.toml, or
             mixture:package.module:function. Of a mixture, check prints shares, episodes and licences. Behind any but a
-            mixture ?skip=LIST.json leaves clips out, and ?stabilise=shift (or turn) holds a shaking camera still; name
-            it so to every verb.
+            mixture ?skip=LIST.json leaves clips out, ?stabilise=shift (or turn) holds a shaking camera still, and
+            ?cache_fps=10 keeps at most so many frames a second; name it so to every verb.
         size_px: side of the cached pictures.
         threads: how many files are indexed at once.
         cache: folder of all caches.

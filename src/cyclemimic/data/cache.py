@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ Progress = Callable[[str], None]
 # What data/screen.py does; caches record it.
 COLOURS = "tagged matrix and range, HDR to SDR 1, wide to BT.709 1, on black"
 _DISK_SHARE = 0.8  # of what is free; a full disk stops more than this program
+OFFERED_HZ = 10.0  # frames a second that are enough for most pairs, which are half a second or more apart
 
 
 @runtime_checkable
@@ -111,7 +113,8 @@ def _build(
         reused = writer.num_clips
         todo = [c for c in clips if c.name not in writer.done]
         needed = sum(c.num_frames for c in todo) * recipe.frame_bytes
-        refuse_full_disk(folder, needed, f"{len(todo)} clips to decode", say)
+        what = f"{len(todo)} clips to decode{_offer(todo, needed)}"
+        refuse_full_disk(folder, needed, what, say, lambda room: _what_fits(todo, recipe.frame_bytes, room))
         for number, clip in enumerate(todo, start=1):
             reason = _add(source, clip, writer, fit, min_frames)
             tail = f"skipped, {reason}" if reason else f"{writer.num_frames} frames so far"
@@ -159,6 +162,21 @@ def _refuse_same_names(source: Source, names: list[str]) -> None:
         raise InputError(source.name, expected="unique names", got=f"{twice[0]!r} twice", remedy=remedy)
 
 
+def _offer(clips: Sequence[ClipInfo], needed: int) -> str:
+    """What fewer frames a second would need, where there are many."""
+    frames, kept = sum(c.num_frames for c in clips), sum(c.num_frames * min(1.0, OFFERED_HZ / c.fps) for c in clips)
+    if kept >= 0.75 * frames:
+        return ""
+    return f" (about {needed * kept / frames / 1e6:.1f} MB with ?cache_fps={OFFERED_HZ:g} behind the source)"
+
+
+def _what_fits(clips: Sequence[ClipInfo], frame_bytes: int, room_bytes: float) -> str:
+    """What to do where all frames do not fit."""
+    fits_hz = math.floor(10 * room_bytes / (frame_bytes * sum(c.num_frames / c.fps for c in clips))) / 10
+    few = f"Write ?cache_fps={fits_hz:g} behind the source, choose" if fits_hz >= 1 else "Choose"
+    return f"{few} a smaller size, fewer clips, or another disk."
+
+
 def refuse_full_disk(
     folder: Path, needed: int, what: str, say: Progress, remedy: Callable[[float], str] | None = None
 ) -> None:
@@ -171,7 +189,7 @@ def refuse_full_disk(
     if needed > _DISK_SHARE * free:
         raise InputError(
             folder,
-            expected=f"a cache of at most {_DISK_SHARE:.0%} of the free disk ({free / 1e9:.2f} GB)",
+            expected=f"at most {_DISK_SHARE:.0%} of the free disk ({free / 1e9:.2f} GB)",
             got=f"{needed / 1e9:.2f} GB",
-            remedy=remedy(_DISK_SHARE * free) if remedy else "Choose a smaller size, fewer clips, or another disk.",
+            remedy=remedy(_DISK_SHARE * free) if remedy else "Choose fewer clips, or another disk.",
         )

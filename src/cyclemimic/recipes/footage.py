@@ -74,8 +74,8 @@ def open_source(text: str) -> Source:
     (options behind `?`, see `LeRobotSource`), or a bare PATH, read as a folder. PATH may be a URL. One from outside is
     `package.module:Class=PATH`; the class is called with PATH.
 
-    Every source knows two options: `?skip=LIST.json` leaves out the clips of a list (`data check --drop` writes one),
-    `?stabilise=shift` or `turn` holds the main camera still.
+    Every source knows three options: `?skip=LIST.json` leaves out the clips of a list (`data check --drop` writes one),
+    `?stabilise=shift` or `turn` holds the main camera still, `?cache_fps=10` keeps at most so many frames a second.
     """
     plain, options = options_of(text)
     return chosen_of(_open_plain(plain), text, options)
@@ -133,7 +133,7 @@ def cached(source: Source, size_px: int, root: Path) -> FrameCache:
         if re.match(r"\d+/\d+ ", line):
             seen += 1
             progress.update(seen)
-        elif line.startswith(("skipped", "another process")):
+        elif "is up to date" not in line:
             print(line, flush=True)
 
     with together() as first:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from cyclemimic.data.cache import refuse_full_disk
 from cyclemimic.data.loader import PairArrays, PairLoader
 from cyclemimic.errors import InputError
 from cyclemimic.nn.batches import Scene, patches, pixels
@@ -31,6 +32,7 @@ from cyclemimic.types import Gap, Int64, UInt8
 
 BATCH_SIZE, NUM_SHARDS = 256, 8
 SITTING_BATCHES = 64
+ROW_BYTES = 12  # of a label beside its codes: clip, frame and margin
 
 
 def label_part(
@@ -76,7 +78,12 @@ def label_part(
     )
     with together() as first:
         if first:  # one process alone makes the folder and its manifest
-            LabelStoreWriter(folder, provenance, shards)
+            whole = LabelStoreWriter(folder, provenance, shards)
+            mine = [shard for shard in range(shards)[part::num_parts] if not whole.has(shard)]
+            if mine:
+                left = loader.num_pairs * len(mine) // shards
+                needed = left * (ROW_BYTES + 2 * provenance.num_tokens)
+                refuse_full_disk(folder, needed, f"about {left} pairs to label", print)
     with together():
         writer = LabelStoreWriter(folder, provenance, shards)
         place = local_device(device)
