@@ -197,3 +197,16 @@ def test_the_command_line_takes_a_mixture_from_video_to_pretraining(root, tmp_pa
     main(["pretrain", *source, *labels, "--run", str(tmp_path / "p"), "--steps", "2", *rest])
     card = (tmp_path / "t" / "MODEL_CARD.md").read_text()
     assert "| fast | 66.7% |" in card and "- seed: 0" in card and "tokenizer.safetensors`: sha256" in card
+
+
+def test_a_card_names_the_sources_that_were_not_there(root, tmp_path):
+    rows = (*entries(root), MixtureEntry(source=f"folder:{root / 'gone'}", weight=4))
+    mixture = open_mixture(Mixture(name="three", entries=rows, missing="skip"))
+    trunk = learn(mixture, tmp_path / "out")
+    config = replace(recipe().trunk, steps=6, checkpoint_every=3)
+    branch = run_tokenizer(mixture, config, tmp_path / "branch", cache_root=tmp_path / "cache", trunk=trunk)
+    for run in (trunk, branch):
+        assert [one.name for one in read_lineage(run)["absent"]] == ["gone"]
+        card = (run / "MODEL_CARD.md").read_text()
+        assert "nothing was trained (1): \ngone." in card and "| fast | 75.0% |" in card
+    assert [one.name for one in read_lineage(branch)["trunk > absent"]] == ["gone"]

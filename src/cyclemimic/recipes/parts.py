@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -14,6 +15,7 @@ from cyclemimic.data.mixture import SourceWeights
 from cyclemimic.data.pairs import gap_in_frames
 from cyclemimic.data.segments import ReadMode
 from cyclemimic.data.sources.folder import UNKNOWN_BODY
+from cyclemimic.data.sources.remote import THERE, is_remote
 from cyclemimic.errors import InputError
 from cyclemimic.names import imported
 from cyclemimic.recipes.footage import frames_of, open_source, settled_gap
@@ -55,10 +57,11 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class OpenMixture:
-    """A mixture whose sources are all there."""
+    """A mixture of sources that are there, and the names of those that are not and were left out."""
 
     mixture: Mixture
     parts: tuple[Part, ...]
+    absent: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -90,10 +93,12 @@ def open_mixture(mixture: Mixture) -> OpenMixture:
     """Open all sources of a mixture.
 
     Raises:
-        InputError: some are not there or hold nothing; one message names all of them and how to get each.
+        InputError: some are not there or hold nothing; one message names all of them and how to get each. Where the
+        mixture is to go on without what is not there: others cannot be read, or nothing is there.
     """
     parts: list[Part] = []
     faults: list[str] = []
+    absent: list[str] = []
     for entry in mixture.entries:
         try:
             source = open_source(entry.source)
@@ -101,6 +106,7 @@ def open_mixture(mixture: Mixture) -> OpenMixture:
                 raise InputError(source.name, expected="clips", got="none", remedy="An empty source teaches nothing.")
         except InputError as error:
             faults.append(_fault(entry, error))
+            absent += [entry.name] * _is_absent(entry, error)
         else:
             parts.append(
                 Part(
@@ -112,15 +118,42 @@ def open_mixture(mixture: Mixture) -> OpenMixture:
                     alone=False,
                 )
             )
-    if faults:
+    skipped = mixture.missing == "skip" and bool(parts) and len(absent) == len(faults)
+    if faults and not skipped:
+        fewer = len(absent) < len(faults)
+        remedy = (
+            "Get them, or write a mixture of your own without them."
+            if mixture.missing == "skip" or fewer
+            else "Get them, or go on without them: write ?missing=skip behind the mixture (&missing=skip behind ?root=)."
+        )
         raise InputError(
             f"{KIND}:{mixture.name}",
             expected=f"{len(mixture.entries)} sources that can be read",
-            got=f"{len(faults)} that cannot",
-            remedy="Get them, or write a mixture of your own without them.",
+            got=f"{len(faults)} that cannot" + (f", {len(absent)} of them not there" if fewer else ""),
+            remedy=remedy,
             each=faults,
         )
-    return OpenMixture(mixture=mixture, parts=tuple(parts))
+    present = tuple(entry for entry in mixture.entries if entry.name not in absent)
+    found = OpenMixture(mixture=replace(mixture, entries=present), parts=tuple(parts), absent=tuple(absent))
+    print("\n".join(absent_lines(found)), end="\n" if absent else "", flush=True)
+    return found
+
+
+def absent_lines(mixture: OpenMixture) -> list[str]:
+    """Which sources a mixture goes on without; empty where all are there."""
+    if not mixture.absent:
+        return []
+    whole = len(mixture.absent) + len(mixture.parts)
+    said = f"{mixture.name}: {len(mixture.absent)} of {whole} sources are not there and are left out: "
+    return textwrap.wrap(said + ", ".join(mixture.absent), 118, subsequent_indent="  ")
+
+
+def _is_absent(entry: MixtureEntry, error: InputError) -> bool:
+    """Whether a source that cannot be opened is not there at all, and not damaged."""
+    path = entry.source.partition("?")[0].partition(":")[2] or entry.source
+    if is_remote(path):
+        return error.expected == THERE
+    return not Path(path.rpartition("=")[2]).exists()
 
 
 def _fault(entry: MixtureEntry, error: InputError) -> str:
@@ -244,7 +277,9 @@ def mixture_lines(mixture: OpenMixture, gap_s: float) -> list[str]:
     listed = [part.clips() for part in mixture.parts]
     pairs = [_num_pairs(clips, part.gap_s or gap_s) for part, clips in zip(mixture.parts, listed, strict=True)]
     shares = mixture.mixture.weights().shares(pairs)
-    out = [f"{mixture.name}: {len(listed)} sources, {sum(map(len, listed))} episodes, {sum(pairs)} pairs"]
+    out = [
+        f"{mixture.name}: {len(listed)} source{'s' * (len(listed) != 1)}, {sum(map(len, listed))} episodes, {sum(pairs)} pairs"
+    ]
     for part, clips, count, share in zip(mixture.parts, listed, pairs, shares, strict=True):
         bodies = ", ".join(sorted({clip.embodiment for clip in clips}))
         gap = f", gap {part.gap_s:g} s" if part.gap_s is not None else ""

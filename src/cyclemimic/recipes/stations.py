@@ -39,6 +39,7 @@ from cyclemimic.recipes.footage import (
     true_states,
 )
 from cyclemimic.recipes.lineages import (
+    absent_from,
     content_of,
     labels_of,
     licences_behind,
@@ -215,7 +216,8 @@ def run_tokenizer(
     )
     with together() as writes:
         if writes:
-            save_lineage(run, data=lineage, **from_run("trunk", trunk), **from_run("backbone", frozen_from))
+            behind = {**from_run("trunk", trunk), **from_run("backbone", frozen_from)}
+            save_lineage(run, data=lineage, **absent_from(source), **behind)
             write_card(run)
     return done
 
@@ -381,7 +383,7 @@ def run_pretrain(
             accuracy = ", ".join(f"{a:.2f}" for a in scores.slot_accuracy)
             print(f"held-out clips: latent NLL {scores.latent_nll:.3f} nats, accuracy by slot {accuracy}")
         if first:
-            save_lineage(run, data=lineage, **tokenizer_behind(stores))
+            save_lineage(run, data=lineage, **absent_from(source), **tokenizer_behind(stores))
             write_card(run)
     return run
 
