@@ -7,8 +7,13 @@ import numpy as np
 import pytest
 
 from cyclemimic.cli import main
+from cyclemimic.data.sources.lerobot import LeRobotSource
 from cyclemimic.data.video import write_video
 from cyclemimic.errors import InputError
+from cyclemimic.evaluate.leak import ReaderConfig
+from cyclemimic.recipes.exporting import export_sources
+from cyclemimic.recipes.judging import run_inspect
+from cyclemimic.recipes.judging_parts import run_quality_of_parts
 from cyclemimic.recipes.mixtures import Mixture, MixtureEntry
 from cyclemimic.recipes.parts import frames_of_parts, open_mixture, settled_gaps
 from cyclemimic.recipes.stations import run_label_part, run_pretrain, run_tokenizer
@@ -210,3 +215,33 @@ def test_a_card_names_the_sources_that_were_not_there(root, tmp_path):
         card = (run / "MODEL_CARD.md").read_text()
         assert "nothing was trained (1): \ngone." in card and "| fast | 75.0% |" in card
     assert [one.name for one in read_lineage(branch)["trunk > absent"]] == ["gone"]
+
+
+def test_labels_of_each_source_are_exported_with_what_the_mixture_tells(root, labels, tmp_path):
+    mixture = opened(root, gap_s=0.8, body="arm", licence="MIT")
+    said = export_sources(mixture, tmp_path / "rows", to="jsonl", labels=labels)
+    assert [line.partition(":")[0] for line in said.splitlines()] == ["fast", "slow"]
+    rows = [json.loads(line) for line in (tmp_path / "rows/slow/labels.jsonl").read_text().splitlines()]
+    assert {row["embodiment"] for row in rows} == {"arm"} and len(rows) == 5 * (29 - 4)
+    fast = json.loads((tmp_path / "rows/fast/labels.jsonl").read_text().splitlines()[0])
+    assert fast["embodiment"] == "fast" and fast["codes"]
+    export_sources(mixture, tmp_path / "sets", to="lerobot-v3", labels=labels)
+    # The licence in the head of the dataset's card is the entry's.
+    assert "MIT" in (tmp_path / "sets/slow/README.md").read_text()
+    assert LeRobotSource(tmp_path / "sets/slow").clips()[0].embodiment == "arm"
+    with pytest.raises(InputError, match=r"gone.*expected"):
+        export_sources(mixture, tmp_path / "more", to="jsonl", labels=tmp_path / "gone")
+    assert not (tmp_path / "more").exists()
+
+
+def test_a_mixture_is_inspected_on_one_page(root, run, tmp_path):
+    words = {"cache_root": root.parent / "cache", "readers": ReaderConfig(width=4, steps=3, batch_size=8)}
+    said = run_inspect(run, opened(root, gap_s=0.8), tmp_path / "page", **words)
+    assert said.splitlines()[-1] == str(tmp_path / "page/inspect.html")
+    page = (tmp_path / "page/inspect.html").read_text()
+    assert "fast, slow" in page and (tmp_path / "page/neighbours.png").exists()
+
+
+def test_a_source_of_a_mixture_that_tells_no_motion_is_not_judged(root, run, tmp_path):
+    with pytest.raises(InputError, match=r"a source that a tokenizer can be judged on(.|\n)*fast: (.|\n)*slow: "):
+        run_quality_of_parts(run, opened(root), tmp_path / "j", tmp_path / "o", cache_root=root.parent / "cache")

@@ -148,10 +148,10 @@ def test_an_empty_source_is_refused(tmp_path):
 
 
 def test_a_verb_for_one_source_says_so(tmp_path, capsys):
-    for words in (("data", "export", "mixture:bridge", "--out", str(tmp_path / "x")),):
-        with pytest.raises(SystemExit):
-            main([*words])
-        assert "expected one source, got 'mixture:bridge'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["finetune", "--source", "mixture:bridge", "--run", str(tmp_path / "x"), "--body", "widowx"])
+    said = capsys.readouterr().err
+    assert "expected one source, got 'mixture:bridge'" in said and "Name one of its sources" in said
 
 
 def write_mixture(tmp_path, **second):

@@ -22,7 +22,7 @@ from cyclemimic.recipes.footage import frames_of, open_source, settled_gap
 from cyclemimic.recipes.mixtures import KIND, Mixture, MixtureEntry, called, find_mixture
 from cyclemimic.store.frame_cache import FrameCache
 from cyclemimic.store.lineage import licence_text, licences_of
-from cyclemimic.types import ClipInfo, Gap, Int64, Source
+from cyclemimic.types import ClipInfo, Episode, Gap, Int64, Source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +53,35 @@ class Part:
     def renamed(self, cache: FrameCache) -> FrameCache:
         """The source's frames with its clips as `told`. On disk they stay as the source has them."""
         return replace(cache, clips=tuple(self.told(clip) for clip in cache.clips))
+
+    def as_told(self) -> Source:
+        """The source with its clips as `told`; where all are told as they are, the source itself."""
+        return self.source if self.clips() == tuple(self.source.clips()) else ToldSource(self)
+
+
+class ToldSource:
+    """The source of a part, whose clips bear the body and the licence that the mixture tells; its content is the same.
+
+    Args:
+        part: of a mixture.
+    """
+
+    def __init__(self, part: Part) -> None:
+        self.part, self.name = part, part.source.name
+        self._own = {clip.name: clip for clip in part.source.clips()}
+
+    def clips(self) -> tuple[ClipInfo, ...]:
+        """Every clip, as told."""
+        return self.part.clips()
+
+    def read(self, clip: ClipInfo) -> Episode:
+        """Decode one clip. Raises InputError as the source does."""
+        episode = self.part.source.read(self._own[clip.name])
+        return replace(episode, info=self.part.told(episode.info))
+
+    def fingerprint(self) -> str:
+        """That of the source: labels of its clips are labels of these."""
+        return source_hash(self.part.source)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +153,7 @@ def open_mixture(mixture: Mixture) -> OpenMixture:
         remedy = (
             "Get them, or write a mixture of your own without them."
             if mixture.missing == "skip" or fewer
-            else "Get them, or go on without them: write ?missing=skip behind the mixture (&missing=skip behind ?root=)."
+            else "Get them, or go on without: write ?missing=skip behind the mixture (&missing=skip behind ?root=)."
         )
         raise InputError(
             f"{KIND}:{mixture.name}",
@@ -135,7 +164,8 @@ def open_mixture(mixture: Mixture) -> OpenMixture:
         )
     present = tuple(entry for entry in mixture.entries if entry.name not in absent)
     found = OpenMixture(mixture=replace(mixture, entries=present), parts=tuple(parts), absent=tuple(absent))
-    print("\n".join(absent_lines(found)), end="\n" if absent else "", flush=True)
+    for line in absent_lines(found):
+        print(line, flush=True)
     return found
 
 
@@ -277,16 +307,15 @@ def mixture_lines(mixture: OpenMixture, gap_s: float) -> list[str]:
     listed = [part.clips() for part in mixture.parts]
     pairs = [_num_pairs(clips, part.gap_s or gap_s) for part, clips in zip(mixture.parts, listed, strict=True)]
     shares = mixture.mixture.weights().shares(pairs)
-    out = [
-        f"{mixture.name}: {len(listed)} source{'s' * (len(listed) != 1)}, {sum(map(len, listed))} episodes, {sum(pairs)} pairs"
-    ]
-    for part, clips, count, share in zip(mixture.parts, listed, pairs, shares, strict=True):
+    count = f"{len(listed)} source{'s' * (len(listed) != 1)}"
+    out = [f"{mixture.name}: {count}, {sum(map(len, listed))} episodes, {sum(pairs)} pairs"]
+    for part, clips, each, share in zip(mixture.parts, listed, pairs, shares, strict=True):
         bodies = ", ".join(sorted({clip.embodiment for clip in clips}))
         gap = f", gap {part.gap_s:g} s" if part.gap_s is not None else ""
         usable = sum(clip.num_frames > 0 for clip in clips)
         useless = f", {len(clips) - usable} of no use" if usable < len(clips) else ""
         out += [
-            f"  {share:6.1%}  {part.name}: {len(clips)} episodes{useless}, {count} pairs, {bodies}{gap}",
+            f"  {share:6.1%}  {part.name}: {len(clips)} episodes{useless}, {each} pairs, {bodies}{gap}",
             f"          licence: {licence_text(licences_of(clips))}",
         ]
     shared = _shared_bodies(mixture, listed)

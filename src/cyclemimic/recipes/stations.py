@@ -29,7 +29,7 @@ from cyclemimic.recipes.footage import (
     SPLIT_SEED,
     FeatureMode,
     chosen,
-    features_at_hand,
+    features_for,
     frames_of,
     gap_for,
     kept_features,
@@ -292,11 +292,7 @@ def run_label_part(
                 run = tokenizer_run.absolute()
                 label_with_ray(run, sha256, opened, gap_s, place, cuts=cuts, device=device, workers=workers, **known)
             else:
-                kept: FeatureCache | None = None
-                if features == "auto":
-                    kept = features_at_hand(tokenizer, cache, cache_root, device, facts.get("features"))
-                elif features != "compute":
-                    kept = kept_features(tokenizer, cache, cache_root, features, device)
+                kept = features_for(tokenizer, cache, cache_root, features, device, facts.get("features"))
                 if bodies:
                     numbers = facts_of(cache.clips)
                     keep = np.flatnonzero(np.isin(np.array(numbers.bodies)[numbers.body], wanted))
