@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from cyclemimic.cli import main
+from cyclemimic.data.loader import PairLoader
+from cyclemimic.data.segments import SegmentLoader
 from cyclemimic.data.sources.lerobot import LeRobotSource
 from cyclemimic.data.video import write_video
 from cyclemimic.errors import InputError
@@ -15,7 +17,7 @@ from cyclemimic.recipes.exporting import export_sources
 from cyclemimic.recipes.judging import run_inspect
 from cyclemimic.recipes.judging_parts import run_quality_of_parts
 from cyclemimic.recipes.mixtures import Mixture, MixtureEntry
-from cyclemimic.recipes.parts import frames_of_parts, open_mixture, settled_gaps
+from cyclemimic.recipes.parts import frames_of_parts, open_mixture, settled_gaps, weights_of
 from cyclemimic.recipes.stations import run_label_part, run_pretrain, run_tokenizer
 from cyclemimic.store.label_store import LabelStore
 from cyclemimic.store.lineage import read_lineage
@@ -107,9 +109,33 @@ def test_the_gap_is_proposed_for_each_body_over_all_sources(root, capsys):
     assert set(pooled) == {"fast"} and auto["fast"] <= pooled["fast"] <= auto["slow"]
 
 
-def test_runs_of_frames_are_not_read_of_a_mixture(root, tmp_path):
-    with pytest.raises(InputError, match="cache, direct or auto for a mixture"):
-        run_tokenizer(opened(root), recipe().trunk, tmp_path / "r", cache_root=tmp_path, trunk=None, read="segment")
+def test_runs_of_frames_are_read_of_a_mixture(root, tmp_path):
+    mixture, cache = opened(root, gap_s=0.8), tmp_path / "c"
+    caches, read = frames_of_parts(mixture, 16, cache, "segment")
+    assert read == "segment"
+    gaps = {"fast": 0.4, "slow": 0.8}
+    loader = SegmentLoader(caches, gaps, batch_size=64, sources=weights_of(mixture), run_pairs=5, runs_open=24)
+    plain = PairLoader(caches, gaps, batch_size=64, sources=weights_of(mixture))
+    drawn = []
+    for step in range(20):
+        batch = loader.batch(step)
+        again = plain.take(batch.pair)
+        assert np.array_equal(batch.now, again.now) and np.array_equal(batch.later, again.later)
+        assert np.array_equal(batch.clip, again.clip)
+        drawn.append(batch.body)
+    share = np.mean(np.concatenate(drawn) == loader.bodies.index("slow"))
+    assert share == pytest.approx(0.25, abs=0.08)  # as the weights say, though runs are drawn and not pairs
+    config = replace(recipe().trunk, steps=2, checkpoint_every=2)
+    done = run_tokenizer(mixture, config, tmp_path / "r", cache_root=cache, trunk=None, read="segment")
+    assert json.loads((done / CONFIG_FILE).read_text())["data"]["read"] == "segment"
+    assert not list(cache.glob("**/frames.u8"))
+
+
+def test_runs_of_frames_are_refused_of_a_source_without_files(root, tmp_path, monkeypatch):
+    mixture = opened(root)
+    monkeypatch.delattr(type(mixture.parts[1].source), "file_of")
+    with pytest.raises(InputError, match="a source that names its clips' files"):
+        frames_of_parts(mixture, 16, tmp_path, "segment")
 
 
 def test_direct_trains_as_the_cache_does(root, run, tmp_path):

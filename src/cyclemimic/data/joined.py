@@ -23,7 +23,7 @@ class JoinedFrames:
         self.shape = (int(self._first[-1]), *self._frames[0].shape[1:])
 
     def __len__(self) -> int:
-        return self.shape[0]
+        return int(self._first[-1])
 
     def __getitem__(self, rows: Int64 | slice) -> UInt8:
         """The frames of these rows [B]."""

@@ -77,10 +77,11 @@ def label_pairs(model: LatentActionModel, pairs: Pairs) -> Int64:
     """The codes [n, L] that the model gives the pairs."""
     now, later, row = pixels(pairs.now), pixels(pairs.later), pairs.row
     if row is None or not isinstance(model, KnowsFrames):
-        codes: Int64 = label_frames(model, now, later).numpy()
-        return codes
+        computed: Int64 = label_frames(model, now, later).numpy()
+        return computed
     known = [model.label_known(now[p], later[p], row[p])[0] for p in _batches("label pairs", len(now))]
-    return torch.cat(known).numpy()  # type: ignore[no-any-return]
+    codes: Int64 = torch.cat(known).numpy()
+    return codes
 
 
 @torch.no_grad()

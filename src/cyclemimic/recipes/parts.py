@@ -225,25 +225,27 @@ def frames_of_parts(
 ) -> tuple[list[FrameCache], ReadMode]:
     """The frames of each part, and how they are read.
 
+    Runs of frames are read of a mixture where every source is best read so; else each pair is sought.
+
     Raises:
-        InputError: runs of frames are wanted of a mixture, or two of its sources hold the same.
+        InputError: runs of frames are wanted of a source whose clips are no files, or two sources hold the same.
     """
     if not isinstance(source, OpenMixture):
         cache, mode = frames_of(source, size_px, root, read)
         return [cache], mode
-    if read == "segment":
-        remedy = "Read from the cache, or direct; auto chooses for each source."
-        raise InputError("--read", expected="cache, direct or auto for a mixture", got=read, remedy=remedy)
     caches: list[FrameCache] = []
     modes: list[ReadMode] = []
     for part in source.parts:
         cache, mode = frames_of(part.source, size_px, root, read)
-        if mode == "segment":
-            print(f"{part.name}: direct, as runs of frames are for one source alone", flush=True)
         caches.append(part.renamed(cache))
         modes.append(mode)
     refuse_same_content(source, [cache.source_hash for cache in caches])
-    return caches, "cache" if set(modes) == {"cache"} else "direct"
+    if len(set(modes)) == 1:
+        return caches, modes[0]
+    for part, mode in zip(source.parts, modes, strict=True):
+        if mode == "segment":
+            print(f"{part.name}: direct, as other sources of the mixture are not read in runs of frames", flush=True)
+    return caches, "direct"
 
 
 def refuse_same_content(mixture: OpenMixture, hashes: Sequence[str]) -> None:

@@ -182,7 +182,7 @@ def run_tokenizer(
     extras |= {"seed": config.seed, "batch_size": config.batch_size}
     cuts = [shots(cache, cache_root, threads=config.threads) for cache in caches]
     loader = (
-        SegmentLoader(caches[0], gap_s, keep=keep[0], cuts=cuts[0], **extras)
+        SegmentLoader(caches, gap_s, keep=keep, cuts=cuts, sources=weights_of(source), **extras)
         if read == "segment"
         else PairLoader(caches, gap_s, keep=keep, cuts=cuts, sources=weights_of(source), **extras)
     )
