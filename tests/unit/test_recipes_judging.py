@@ -13,7 +13,10 @@ from cyclemimic.evaluate.leak import ReaderConfig
 from cyclemimic.evaluate.records import load_quality
 from cyclemimic.recipes.footage import cached, open_source
 from cyclemimic.recipes.judging import counterfactuals, quality_text, run_inspect, run_quality
+from cyclemimic.recipes.judging_parts import run_quality_of_parts, text_of_parts
 from cyclemimic.recipes.known_motion import known_motion
+from cyclemimic.recipes.mixtures import Mixture, MixtureEntry
+from cyclemimic.recipes.parts import open_mixture
 from cyclemimic.recipes.recipe import find_recipe
 from cyclemimic.recipes.stations import film_world, run_tokenizer
 from tests.journey.small import recipe
@@ -97,8 +100,26 @@ def test_a_judge_of_another_film_is_asked_about_this_one(root, record):
 
 def test_inspecting_says_its_verdicts(root):
     said = run_inspect(
-        root / "run", f"folder:{root}/film/video", root / "inspect", cache_root=root / "cache", readers=QUICK
-    )
+        root / "run", open_source(f"folder:{root}/film/video"), root / "inspect", cache_root=root / "cache",
+        readers=QUICK,
+    )  # fmt: skip
     assert said.splitlines()[-1] == str(root / "inspect/inspect.html")
     assert any(line.startswith(("good", "suspicious", "broken")) for line in said.splitlines())
     assert np.isfinite([float(line.split()[1]) for line in said.splitlines() if line[0].isalpha()]).all()
+
+
+def test_a_mixture_is_judged_source_by_source(root, record):
+    """A film under its own body names is judged as it is alone; video beside it that tells no motion is passed over."""
+    entries = (
+        MixtureEntry(source=f"film:{root}/film", name="filmed"),
+        MixtureEntry(source=f"folder:{root}/film/video", name="video"),
+    )
+    words = {"cache_root": root / "cache", "readers": QUICK}
+    out = root / "parts-out"
+    mixture = open_mixture(Mixture(name="two", entries=entries))
+    records, refused = run_quality_of_parts(root / "run", mixture, root / "judge", out, **words)
+    assert set(records) == {"filmed"} and set(refused) == {"video"}
+    found = records["filmed"]
+    assert found.source == "filmed" and {p.name for p in out.iterdir()} == {"quality-filmed.json"}
+    assert found.quality.transfer_cosine == record.quality.transfer_cosine
+    assert "video was not judged: " in text_of_parts(records, refused)

@@ -7,10 +7,17 @@ import numpy as np
 import pytest
 
 from cyclemimic.cli import main
+from cyclemimic.data.loader import PairLoader
+from cyclemimic.data.segments import SegmentLoader
+from cyclemimic.data.sources.lerobot import LeRobotSource
 from cyclemimic.data.video import write_video
 from cyclemimic.errors import InputError
+from cyclemimic.evaluate.leak import ReaderConfig
+from cyclemimic.recipes.exporting import export_sources
+from cyclemimic.recipes.judging import run_inspect
+from cyclemimic.recipes.judging_parts import run_quality_of_parts
 from cyclemimic.recipes.mixtures import Mixture, MixtureEntry
-from cyclemimic.recipes.parts import frames_of_parts, open_mixture, settled_gaps
+from cyclemimic.recipes.parts import frames_of_parts, open_mixture, settled_gaps, weights_of
 from cyclemimic.recipes.stations import run_label_part, run_pretrain, run_tokenizer
 from cyclemimic.store.label_store import LabelStore
 from cyclemimic.store.lineage import read_lineage
@@ -102,9 +109,33 @@ def test_the_gap_is_proposed_for_each_body_over_all_sources(root, capsys):
     assert set(pooled) == {"fast"} and auto["fast"] <= pooled["fast"] <= auto["slow"]
 
 
-def test_runs_of_frames_are_not_read_of_a_mixture(root, tmp_path):
-    with pytest.raises(InputError, match="cache, direct or auto for a mixture"):
-        run_tokenizer(opened(root), recipe().trunk, tmp_path / "r", cache_root=tmp_path, trunk=None, read="segment")
+def test_runs_of_frames_are_read_of_a_mixture(root, tmp_path):
+    mixture, cache = opened(root, gap_s=0.8), tmp_path / "c"
+    caches, read = frames_of_parts(mixture, 16, cache, "segment")
+    assert read == "segment"
+    gaps = {"fast": 0.4, "slow": 0.8}
+    loader = SegmentLoader(caches, gaps, batch_size=64, sources=weights_of(mixture), run_pairs=5, runs_open=24)
+    plain = PairLoader(caches, gaps, batch_size=64, sources=weights_of(mixture))
+    drawn = []
+    for step in range(20):
+        batch = loader.batch(step)
+        again = plain.take(batch.pair)
+        assert np.array_equal(batch.now, again.now) and np.array_equal(batch.later, again.later)
+        assert np.array_equal(batch.clip, again.clip)
+        drawn.append(batch.body)
+    share = np.mean(np.concatenate(drawn) == loader.bodies.index("slow"))
+    assert share == pytest.approx(0.25, abs=0.08)  # as the weights say, though runs are drawn and not pairs
+    config = replace(recipe().trunk, steps=2, checkpoint_every=2)
+    done = run_tokenizer(mixture, config, tmp_path / "r", cache_root=cache, trunk=None, read="segment")
+    assert json.loads((done / CONFIG_FILE).read_text())["data"]["read"] == "segment"
+    assert not list(cache.glob("**/frames.u8"))
+
+
+def test_runs_of_frames_are_refused_of_a_source_without_files(root, tmp_path, monkeypatch):
+    mixture = opened(root)
+    monkeypatch.delattr(type(mixture.parts[1].source), "file_of")
+    with pytest.raises(InputError, match="a source that names its clips' files"):
+        frames_of_parts(mixture, 16, tmp_path, "segment")
 
 
 def test_direct_trains_as_the_cache_does(root, run, tmp_path):
@@ -197,3 +228,46 @@ def test_the_command_line_takes_a_mixture_from_video_to_pretraining(root, tmp_pa
     main(["pretrain", *source, *labels, "--run", str(tmp_path / "p"), "--steps", "2", *rest])
     card = (tmp_path / "t" / "MODEL_CARD.md").read_text()
     assert "| fast | 66.7% |" in card and "- seed: 0" in card and "tokenizer.safetensors`: sha256" in card
+
+
+def test_a_card_names_the_sources_that_were_not_there(root, tmp_path):
+    rows = (*entries(root), MixtureEntry(source=f"folder:{root / 'gone'}", weight=4))
+    mixture = open_mixture(Mixture(name="three", entries=rows, missing="skip"))
+    trunk = learn(mixture, tmp_path / "out")
+    config = replace(recipe().trunk, steps=6, checkpoint_every=3)
+    branch = run_tokenizer(mixture, config, tmp_path / "branch", cache_root=tmp_path / "cache", trunk=trunk)
+    for run in (trunk, branch):
+        assert [one.name for one in read_lineage(run)["absent"]] == ["gone"]
+        card = (run / "MODEL_CARD.md").read_text()
+        assert "nothing was trained (1): \ngone." in card and "| fast | 75.0% |" in card
+    assert [one.name for one in read_lineage(branch)["trunk > absent"]] == ["gone"]
+
+
+def test_labels_of_each_source_are_exported_with_what_the_mixture_tells(root, labels, tmp_path):
+    mixture = opened(root, gap_s=0.8, body="arm", licence="MIT")
+    said = export_sources(mixture, tmp_path / "rows", to="jsonl", labels=labels)
+    assert [line.partition(":")[0] for line in said.splitlines()] == ["fast", "slow"]
+    rows = [json.loads(line) for line in (tmp_path / "rows/slow/labels.jsonl").read_text().splitlines()]
+    assert {row["embodiment"] for row in rows} == {"arm"} and len(rows) == 5 * (29 - 4)
+    fast = json.loads((tmp_path / "rows/fast/labels.jsonl").read_text().splitlines()[0])
+    assert fast["embodiment"] == "fast" and fast["codes"]
+    export_sources(mixture, tmp_path / "sets", to="lerobot-v3", labels=labels)
+    # The licence in the head of the dataset's card is the entry's.
+    assert "MIT" in (tmp_path / "sets/slow/README.md").read_text()
+    assert LeRobotSource(tmp_path / "sets/slow").clips()[0].embodiment == "arm"
+    with pytest.raises(InputError, match=r"gone.*expected"):
+        export_sources(mixture, tmp_path / "more", to="jsonl", labels=tmp_path / "gone")
+    assert not (tmp_path / "more").exists()
+
+
+def test_a_mixture_is_inspected_on_one_page(root, run, tmp_path):
+    words = {"cache_root": root.parent / "cache", "readers": ReaderConfig(width=4, steps=3, batch_size=8)}
+    said = run_inspect(run, opened(root, gap_s=0.8), tmp_path / "page", **words)
+    assert said.splitlines()[-1] == str(tmp_path / "page/inspect.html")
+    page = (tmp_path / "page/inspect.html").read_text()
+    assert "fast, slow" in page and (tmp_path / "page/neighbours.png").exists()
+
+
+def test_a_source_of_a_mixture_that_tells_no_motion_is_not_judged(root, run, tmp_path):
+    with pytest.raises(InputError, match=r"a source that a tokenizer can be judged on(.|\n)*fast: (.|\n)*slow: "):
+        run_quality_of_parts(run, opened(root), tmp_path / "j", tmp_path / "o", cache_root=root.parent / "cache")

@@ -148,10 +148,10 @@ def test_an_empty_source_is_refused(tmp_path):
 
 
 def test_a_verb_for_one_source_says_so(tmp_path, capsys):
-    for words in (("data", "export", "mixture:bridge", "--out", str(tmp_path / "x")),):
-        with pytest.raises(SystemExit):
-            main([*words])
-        assert "expected one source, got 'mixture:bridge'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["finetune", "--source", "mixture:bridge", "--run", str(tmp_path / "x"), "--body", "widowx"])
+    said = capsys.readouterr().err
+    assert "expected one source, got 'mixture:bridge'" in said and "Name one of its sources" in said
 
 
 def write_mixture(tmp_path, **second):
@@ -185,3 +185,22 @@ def test_the_same_content_twice_is_refused(tmp_path, capsys):
 def test_a_body_in_two_sources_is_said(tmp_path, capsys):
     main(["data", "check", write_mixture(tmp_path, body="arm")])
     assert "body 'arm' is one body in one, two" in capsys.readouterr().out
+
+
+def test_a_mixture_goes_on_without_what_is_not_there(tmp_path, capsys):
+    video_folder(tmp_path / "ego4d", {"a.mp4": 5})
+    with pytest.raises(InputError, match=r"\?missing=skip"):
+        open_sources(f"mixture:full?root={tmp_path}")
+    found = open_sources(f"mixture:full?root={tmp_path}&missing=skip")
+    assert [part.name for part in found.parts] == ["ego4d"] and len(found.absent) == 26
+    assert found.mixture.weights().names == ("ego4d",)
+    said = capsys.readouterr().out
+    assert "26 of 27 sources are not there and are left out: fractal20220817_data" in said
+    # What is there and damaged is never passed over, and nothing at all is no mixture.
+    (tmp_path / "kuka" / "0.1.0").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"got 26 that cannot, 25 of them not there.*without them\.(.|\n)*kuka"):
+        open_sources(f"mixture:full?root={tmp_path}&missing=skip")
+    with pytest.raises(InputError, match="got 27 that cannot"):
+        open_sources(f"mixture:full?root={tmp_path / 'nowhere'}&missing=skip")
+    with pytest.raises(InputError, match=r"option missing.*Known: refuse, skip"):
+        open_sources("mixture:full?missing=maybe")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from cyclemimic.recipes.ablations import changed
 from cyclemimic.recipes.paper import paper
@@ -10,6 +11,7 @@ from cyclemimic.recipes.recipe import Recipe, find_recipe
 from cyclemimic.recipes.small import small
 from cyclemimic.recipes.tiny import tiny
 
+Features = Literal["auto", "compute", "cache", "cache-int8"]
 RECIPES = {"tiny": tiny, "small": small, "paper": paper}
 CACHE = Path("runs/cache")
 RESULTS = Path("benchmarks/results")

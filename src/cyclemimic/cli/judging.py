@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from cyclemimic.cli.choices import CACHE, RESULTS, the_recipe
+from cyclemimic.cli.choices import CACHE, RESULTS, Features, the_recipe
 from cyclemimic.errors import InputError
 from cyclemimic.recipes import ablate as studies
-from cyclemimic.recipes import acting, judging, remote, reporting
+from cyclemimic.recipes import acting, judging, judging_parts, parts, remote, reporting
 from cyclemimic.recipes.commands import StudySize
 from cyclemimic.recipes.doctor import doctor as look_around
 from cyclemimic.recipes.policy_rows import POLICY
@@ -42,6 +42,7 @@ def evaluate(
     choose_first_seed: int = 11_000_000,
     through_server: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     controls: bool = False,
+    features: Features = "auto",
     out: Path | None = None,
     threads: int = 1,
     cache: Path = CACHE,
@@ -51,8 +52,8 @@ def evaluate(
     Args:
         run: what to judge; a tokenizer and a policy are told apart by what lies there.
         source: for a tokenizer, video whose true motion is known: film:PATH, or any source whose episodes have a state
-            or actions of named axes; for a policy, demonstrations that it never saw: the error of its chunks per axis,
-            for robots that have no simulator.
+            or actions of named axes, or a mixture, of which each source is judged alone; for a policy, demonstrations
+            that it never saw: the error of its chunks per axis, for robots that have no simulator.
         judge: for a tokenizer, folder of the independent judge; fitted on first use.
         split: which clips: for a policy and a source any of the three; a tokenizer is judged on the test clips, or
             with `validation` on those for choices.
@@ -70,6 +71,7 @@ def evaluate(
             the episodes end as they do in this process.
         controls: for a tokenizer, measure also a difference of frames, an untrained encoder, one code
             for all pairs and an oracle.
+        features: for a tokenizer with a frozen backbone, as `cyclemimic label` has them.
         out: folder for results; the run itself unless given.
         threads: of one core each.
         cache: folder of decoded frames.
@@ -83,16 +85,19 @@ def evaluate(
                 got="none",
                 remedy="Name what `film` wrote, or your own recordings: docs/guides/source.md.",
             )
-        quality = judging.run_quality(
-            run,
-            source,
-            judge or run.parent / "judge",
-            out or run,
-            cache_root=cache,
-            side="validation" if split == "validation" else "test",
-            controls=controls,
-        )
-        print(judging.quality_text(quality))
+        judges, results = judge or run.parent / "judge", out or run
+        settings: dict[str, Any] = {
+            "cache_root": cache,
+            "side": "validation" if split == "validation" else "test",
+            "controls": controls,
+            "features": features,
+        }
+        opened = parts.open_sources(source)
+        if isinstance(opened, parts.OpenMixture):
+            records, refused = judging_parts.run_quality_of_parts(run, opened, judges, results, **settings)
+            print(judging_parts.text_of_parts(records, refused))
+            return
+        print(judging.quality_text(judging.run_quality(run, source, judges, results, **settings)))
         return
     if suite is not None:
         if skills or through_server or source is not None:

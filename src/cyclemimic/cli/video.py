@@ -7,7 +7,7 @@ from typing import Literal
 
 import tyro
 
-from cyclemimic.cli.choices import CACHE
+from cyclemimic.cli.choices import CACHE, Features
 from cyclemimic.data.check import GAP_S
 from cyclemimic.data.skip import DROPPED
 from cyclemimic.data.sources.film import FilmSource
@@ -78,15 +78,16 @@ def data(
             decodes; index notes key frames and sizes in one Parquet file, so that reading without a cache begins at
             once; export writes.
         source: folder:PATH, film:PATH, lerobot:PATH, rlds:PATH, hdf5:PATH, webdataset:PATH, calvin:PATH, or
-            package.module:Class=PATH; export aside also mixture:bridge, mixture:full, mixture:FILE.toml, or
-            mixture:package.module:function. Of a mixture, check prints shares, episodes and licences. Behind any but a
-            mixture ?skip=LIST.json leaves clips out, ?stabilise=shift (or turn) holds a shaking camera still, and
-            ?cache_fps=10 keeps at most so many frames a second; name it so to every verb.
+            package.module:Class=PATH; also mixture:bridge, mixture:full, mixture:FILE.toml, or
+            mixture:package.module:function. Of a mixture, check prints shares, episodes and licences, and export writes
+            a folder for each source. Behind any but a mixture ?skip=LIST.json leaves clips out, ?stabilise=shift (or
+            turn) holds a shaking camera still, and ?cache_fps=10 keeps at most so many frames a second; name it so to
+            every verb.
         size_px: side of the cached pictures.
         threads: how many files are indexed at once.
         cache: folder of all caches.
         to: export: a LeRobot dataset, or the labels alone as Parquet or JSON lines.
-        labels: export: what `cyclemimic label` wrote for this source.
+        labels: export: what `cyclemimic label` wrote for this source or mixture.
         out: export: the folder to write.
         gap_s: check: seconds over which motion is looked for; of a mixture, where an entry gives none.
         report: check: the page; runs/check/NAME.html unless given.
@@ -96,7 +97,7 @@ def data(
     if action == "export":
         if out is None:
             raise InputError("--out", expected="a folder to export to", got="none", remedy="Name one.")
-        print(exporting.export(footage.open_source(source), out, to=to, labels=labels))
+        print(exporting.export_sources(parts.open_sources(source), out, to=to, labels=labels))
         return
     opened = parts.open_sources(source)
     if action == "check" and isinstance(opened, parts.OpenMixture):
@@ -123,7 +124,7 @@ def label(
     shard_index: int = 0,
     num_shards: int = 1,
     read: Literal["cache", "direct"] = "cache",
-    features: Literal["auto", "compute", "cache", "cache-int8"] = "auto",
+    features: Features = "auto",
     engine: Literal["plain", "ray"] = "plain",
     workers: int = 1,
     threads: int = 1,
@@ -192,16 +193,23 @@ def label(
 
 
 def inspect(
-    run: tyro.conf.Positional[Path], source: str, out: Path | None = None, threads: int = 1, cache: Path = CACHE
+    run: tyro.conf.Positional[Path],
+    source: str,
+    out: Path | None = None,
+    features: Features = "auto",
+    threads: int = 1,
+    cache: Path = CACHE,
 ) -> None:
     """Look at a tokenizer on any video: which codes are used, what they do on other frames, as one page.
 
     Args:
         run: a run of `cyclemimic tokenizer`.
-        source: where the video lies, such as folder:PATH.
+        source: where the video lies, such as folder:PATH, or a mixture as `tokenizer` takes it: one page over all.
         out: folder for the page; RUN/inspect unless given.
+        features: of a frozen backbone, as `cyclemimic label` has them.
         threads: of one core each.
         cache: folder of decoded frames.
     """
     use_threads(threads)
-    print(judging.run_inspect(run, source, out or run / "inspect", cache_root=cache))
+    opened = parts.open_sources(source)
+    print(judging.run_inspect(run, opened, out or run / "inspect", cache_root=cache, features=features))

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclemimic.data.loader import PairArrays, PairLoader
-from cyclemimic.data.mixture import Mixture
+from cyclemimic.data.mixture import Mixture, SourceWeights
 from cyclemimic.data.true_actions import TrueActions
 from cyclemimic.data.unkept import VideoFrames
 from cyclemimic.errors import InputError
@@ -74,11 +74,12 @@ class SegmentLoader(PairLoader):
     the price. Memory holds `runs_open` decoders and a gap of frames for each.
 
     Args:
-        videos: what `open_videos` gave; no subset, see `keep`.
+        videos: what `open_videos` gave; no subset, see `keep`. Or several, and then `keep` and `cuts` for each.
         gap_s: as `PairLoader`.
         mixture: as `PairLoader`.
         seed: with the step, decides every batch.
         batch_size: B.
+        sources: as `PairLoader`.
         keep: indices of the clips to draw from.
         triplets: as `PairLoader`.
         words: as `PairLoader`.
@@ -92,17 +93,18 @@ class SegmentLoader(PairLoader):
 
     def __init__(
         self,
-        videos: FrameCache,
+        videos: FrameCache | Sequence[FrameCache],
         gap_s: Gap,
         mixture: Mixture = "uniform",
         seed: int = 0,
         batch_size: int = 32,
         *,
-        keep: Int64 | None = None,
+        sources: SourceWeights | None = None,
+        keep: Int64 | Sequence[Int64] | None = None,
         triplets: bool = False,
         words: WordHash | None = None,
         actions: TrueActions | None = None,
-        cuts: Sequence[Int64] | None = None,
+        cuts: Sequence[Int64] | Sequence[Sequence[Int64]] | None = None,
         run_pairs: int = RUN_PAIRS,
         runs_open: int = RUNS_OPEN,
         lanes: int = LANES,
@@ -110,26 +112,34 @@ class SegmentLoader(PairLoader):
         if min(run_pairs, runs_open, lanes) < 1:
             got = f"run_pairs {run_pairs}, runs_open {runs_open}, lanes {lanes}"
             raise InputError("SegmentLoader", expected="numbers of at least 1", got=got, remedy="Try 64, 64 and 8.")
+        one = isinstance(videos, FrameCache)
         super().__init__(
-            [videos],
+            [videos] if isinstance(videos, FrameCache) else videos,
             gap_s,
             mixture,
             seed,
             batch_size,
-            keep=None if keep is None else [keep],
+            sources=sources,
+            keep=cast(Sequence[Int64] | None, [keep] if one and keep is not None else keep),
             triplets=triplets,
             words=words,
             actions=actions,
-            cuts=None if cuts is None else [cuts],
+            cuts=cast(Sequence[Sequence[Int64]] | None, [cuts] if one and cuts is not None else cuts),
         )
-        self._video = cast(VideoFrames, videos.frames)
+        self._videos = [cast(VideoFrames, cache.frames) for cache in self.caches]
+        counts = [len(cache) for cache in self.caches]
+        self._first_clip = np.cumsum([0, *counts])[:-1]  # of each cache
         self._run_edges = np.append(self._cut_runs(run_pairs), self.num_pairs)
         self.run_first = self._run_edges[:-1]  # [runs]: number of the first pair
-        body = self._body_of_clip[self.places(self.run_first)[0]]
-        self._runs_of_body = [np.flatnonzero(body == b).astype(np.int32) for b in range(len(self.bodies))]
+        clip = self.places(self.run_first)[0]
+        group = self._body_of_clip[clip]
+        if sources is not None:
+            group = self._cache_of_clip[clip] * len(self.bodies) + group
+        groups = range(len(self._weight_of_group))
+        self._runs_of_group = [np.flatnonzero(group == g).astype(np.int32) for g in groups]
         # By pairs, not by runs: a body whose runs are short must be drawn more often.
-        lengths = [self.run_pairs(runs).mean() if len(runs) else 1.0 for runs in self._runs_of_body]
-        share = self.weights / np.array(lengths)
+        lengths = [self.run_pairs(runs).mean() if len(runs) else 1.0 for runs in self._runs_of_group]
+        share = self._weight_of_group / np.array(lengths)
         self._run_weights: NDArray[np.float64] = share / share.sum()
         self.lanes = min(lanes, batch_size)
         edges = [-(-lane * batch_size // self.lanes) for lane in range(self.lanes + 1)]
@@ -144,7 +154,7 @@ class SegmentLoader(PairLoader):
         """
         first, last, _ = rows.indices(self.batch_size)
         pairs = np.empty(last - first, np.int64)
-        pictures = np.empty((2 + self.triplets, last - first, *self._video.shape[1:]), np.uint8)
+        pictures = np.empty((2 + self.triplets, last - first, *self._videos[0].shape[1:]), np.uint8)
         for lane in self._lanes:
             if lane.first < last and first < lane.last:
                 count = lane.last - lane.first
@@ -159,9 +169,9 @@ class SegmentLoader(PairLoader):
     def block(self, lane: int, number: int, start: int, count: int) -> _Block:
         """The runs of one lane's block and their order: a pure function of (seed, lane, number)."""
         rng = rng_for(self.seed, number, f"segments/lane {lane}")
-        bodies = rng.choice(len(self.bodies), count, p=self._run_weights)
+        groups = rng.choice(len(self._run_weights), count, p=self._run_weights)
         places = rng.random(count)
-        mine = [self._runs_of_body[b] for b in bodies]
+        mine = [self._runs_of_group[g] for g in groups]
         runs = np.array([runs[int(u * len(runs))] for runs, u in zip(mine, places, strict=True)], np.int64)
         order = rng.permutation(np.repeat(np.arange(count), self.run_pairs(runs)))
         return _Block(runs=runs, order=order, start=start)
@@ -175,19 +185,31 @@ class SegmentLoader(PairLoader):
         """A run that has given `done` pairs already."""
         pair = int(self.run_first[run]) + done
         clip, now = (int(n[0]) for n in self.places(np.array([pair])))
-        return _Run(self._video, clip, pair, now, int(self._gap_of_clip[clip]), 1 + self.triplets)
+        which = int(self._cache_of_clip[clip])
+        own = clip - int(self._first_clip[which])
+        return _Run(self._videos[which], own, pair, now, int(self._gap_of_clip[clip]), 1 + self.triplets)
 
     def _cut_runs(self, run_pairs: int) -> Int64:
         """Pairs that follow one another in a clip, cut near every `run_pairs`-th, at a key frame if there is one.
 
-        The number of each piece's first pair [runs]. All clips are cut at once, one piece of each after another.
+        The number of each piece's first pair [runs].
         """
-        keys, clip, frames = self._video.key_places(), self._runs.clip, self._video.offsets
-        at, stop = self._runs.start[:-1], self._runs.start[1:]
+        cache = self._cache_of_clip[self._runs.clip]
+        found = np.concatenate(
+            [self._cut_cache(i, np.flatnonzero(cache == i), run_pairs) for i in range(len(self.caches))]
+        )
+        found.sort()
+        return found
+
+    def _cut_cache(self, which: int, runs: Int64, run_pairs: int) -> Int64:
+        """`_cut_runs` of the loader's runs of one cache. All clips are cut at once, one piece of each after another."""
+        video, clip = self._videos[which], self._runs.clip[runs] - self._first_clip[which]
+        keys, frames = video.key_places(), video.offsets
+        at, stop = self._runs.start[:-1][runs], self._runs.start[1:][runs]
         # What a pair's number lacks to the place of its earlier frame, as key frames are told.
-        lacks = frames[clip] + clip + self._runs.now - at
-        end = np.append(frames, len(self._video))[clip + 1] + clip + 1
-        first: list[Int64] = []
+        lacks = frames[clip] + clip + self._runs.now[runs] - at
+        end = np.append(frames, len(video))[clip + 1] + clip + 1
+        first = [np.zeros(0, np.int64)]
         while len(at):
             first.append(at)
             wanted = at + run_pairs + lacks
@@ -200,9 +222,7 @@ class SegmentLoader(PairLoader):
             at = np.where(down, lower, np.where(has_upper, upper, wanted)) - lacks
             goes_on = stop - at >= max(1, run_pairs // 4)  # a short rest joins the piece before
             at, stop, lacks, end = (a[goes_on] for a in (at, stop, lacks, end))
-        found = np.concatenate(first)
-        found.sort()
-        return found
+        return np.concatenate(first)
 
 
 class _Lane:

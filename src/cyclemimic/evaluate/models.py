@@ -6,7 +6,7 @@ Letters in shapes: n pairs, B batch, L tokens of a latent action, S side of the 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -41,6 +41,15 @@ class LatentActionModel(Protocol):
         ...
 
 
+@runtime_checkable
+class KnowsFrames(Protocol):
+    """A model that knows the frames of one cache beforehand, see evaluate/known_frames.py."""
+
+    def label_known(self, now: Tensor, later: Tensor, row: Int64) -> tuple[Tensor, Tensor]:
+        """`label` of frames of the cache, whose rows now and later are [B, 2]."""
+        ...
+
+
 class MotionReader(Protocol):
     """Who reads the generated frames: the judge, or an exact one in tests."""
 
@@ -66,7 +75,12 @@ def draws(model: LatentActionModel) -> bool:
 @torch.no_grad()
 def label_pairs(model: LatentActionModel, pairs: Pairs) -> Int64:
     """The codes [n, L] that the model gives the pairs."""
-    codes: Int64 = label_frames(model, pixels(pairs.now), pixels(pairs.later)).numpy()
+    now, later, row = pixels(pairs.now), pixels(pairs.later), pairs.row
+    if row is None or not isinstance(model, KnowsFrames):
+        computed: Int64 = label_frames(model, now, later).numpy()
+        return computed
+    known = [model.label_known(now[p], later[p], row[p])[0] for p in _batches("label pairs", len(now))]
+    codes: Int64 = torch.cat(known).numpy()
     return codes
 
 

@@ -31,6 +31,7 @@ class Pairs:
     bodies: tuple[str, ...]
     frame: Int64 | None = None  # [n], t: the frame now within its clip, where the clips are known
     clip_names: tuple[str, ...] = ()  # of the cache's list
+    row: Int64 | None = None  # [n, 2], which of the cache's frames are now and later, where there is a cache
 
     def __len__(self) -> int:
         return len(self.now)
@@ -149,9 +150,11 @@ def _pictures(cache: FrameCache, index: PairIndex, kept: Int64) -> dict[str, Any
     bodies = tuple(sorted({info.embodiment for info in cache.clips}))
     number = np.array([bodies.index(info.embodiment) for info in cache.clips], np.int64)
     start = np.asarray(cache.offsets, np.int64)[clip]
+    row = start + index.now[kept], start + index.later[kept]
     return {
-        "now": np.asarray(cache.frames[start + index.now[kept]]),
-        "later": np.asarray(cache.frames[start + index.later[kept]]),
+        "now": np.asarray(cache.frames[row[0]]),
+        "later": np.asarray(cache.frames[row[1]]),
+        "row": np.stack(row, axis=1),
         "body": number[clip],
         "clip": clip,
         "bodies": bodies,

@@ -24,9 +24,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cyclemimic.errors import InputError
-from cyclemimic.evaluate.models import LatentActionModel, draws
+from cyclemimic.evaluate.models import KnowsFrames, LatentActionModel, draws
 from cyclemimic.store.atomic import sha256_json, write_atomically
 from cyclemimic.store.weights import load_tensors, save_tensors
+from cyclemimic.types import Int64
 
 PARTS = "parts"  # a folder within the folder of results
 SAVE_S = 10.0  # the most work in seconds, or about that, that a kill costs
@@ -134,13 +135,22 @@ class KeptLabels:
 
     def label(self, now: Tensor, later: Tensor) -> tuple[Tensor, Tensor]:
         """Codes [B, L] and margin [B] of pairs of frames [B, 3, S, S]."""
+        return self._kept(now, later, lambda: self.model.label(now, later))
 
+    def label_known(self, now: Tensor, later: Tensor, row: Int64) -> tuple[Tensor, Tensor]:
+        """`label`, where the model knows the cache's frames by what it knows of the rows [B, 2]."""
+        if not isinstance(self.model, KnowsFrames):
+            return self.label(now, later)
+        model = self.model
+        return self._kept(now, later, lambda: model.label_known(now, later, row))
+
+    def _kept(self, now: Tensor, later: Tensor, label: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         def made() -> Arrays:
-            codes, margin = self.model.label(now, later)
+            codes, margin = label()
             return {"codes": codes.numpy(), "margin": margin.numpy()}
 
         if self.parts.folder is None:
-            return self.model.label(now, later)
+            return label()
         seen = hashlib.blake2b(digest_size=16)
         for frames in (now, later):
             seen.update(frames.contiguous().numpy().data)

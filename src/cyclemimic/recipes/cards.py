@@ -21,6 +21,7 @@ from cyclemimic.tokenizer.tokenizer import CONFIG as TOKENIZER
 from cyclemimic.train.checkpoint import CONFIG_FILE
 
 CARD = "MODEL_CARD.md"
+ABSENT = "absent"
 # What a part of a lineage is, in words.
 _PARTS = {
     "data": "Trained on",
@@ -93,6 +94,11 @@ def _data(run: Path) -> Iterator[str]:
     found = read_lineage(run)
     for part, rows in found.items():
         if not rows:
+            continue
+        if part.rpartition(" > ")[2] == ABSENT:
+            yield f"Sources of the mixture that were not there, and on which nothing was trained ({len(rows)}): "
+            yield ", ".join(row.name for row in rows) + ". The shares are among the others."
+            yield ""
             continue
         yield f"{_PARTS.get(part.rpartition(' > ')[2], part)}:" if " > " not in part else f"{part}:"
         yield ""

@@ -9,6 +9,8 @@ from cyclemimic.data.sources.lerobot import LeRobotSource
 from cyclemimic.data.writers.lerobot import LeRobotReport, Version, write_lerobot
 from cyclemimic.data.writers.lerobot_labels import label_lerobot, write_label_rows
 from cyclemimic.errors import InputError
+from cyclemimic.recipes.lineages import store_of
+from cyclemimic.recipes.parts import OpenMixture, Sources
 from cyclemimic.store.label_store import LabelStore
 from cyclemimic.train.progress import Progress
 from cyclemimic.types import Source
@@ -45,6 +47,26 @@ def export(source: Source, out: Path, *, to: Kind, labels: Path | None = None) -
         progress.update(next(count))
 
     return _line(write_lerobot(source, out, version=version, labels=store, progress=say), out)
+
+
+def export_sources(source: Sources, out: Path, *, to: Kind, labels: Path | None = None) -> str:
+    """`export` of a source, or of each source of a mixture into a folder of its name; a line for each.
+
+    The clips of a mixture bear the bodies and licences that it tells. Its labels are those that `run_label_part` wrote.
+
+    Raises:
+        InputError: as `export`, before anything is written where a part lacks its labels.
+    """
+    if not isinstance(source, OpenMixture):
+        return export(source, out, to=to, labels=labels)
+    if labels is not None:
+        for part in source.parts:
+            LabelStore.open(store_of(labels, source, part))
+    lines = []
+    for part in source.parts:
+        own = None if labels is None else store_of(labels, source, part)
+        lines.append(f"{part.name}: {export(part.as_told(), out / part.name, to=to, labels=own)}")
+    return "\n".join(lines)
 
 
 def _line(report: LeRobotReport, out: Path) -> str:

@@ -91,7 +91,8 @@ def _open_plain(text: str) -> Source:
             "--source",
             expected="one source",
             got=repr(text),
-            remedy="tokenizer, label, pretrain and data check, cache and index take mixtures; name one of its sources.",
+            remedy="Name one of its sources: demonstrations, true codes and policies are of one. Mixtures are taken by "
+            "data, tokenizer, label, pretrain, inspect, and evaluate of a tokenizer.",
         )
     if kind in SOURCES:
         copied = Progress(name="copy, bytes", total=1)
@@ -324,6 +325,20 @@ def features_at_hand(
             place = local_device(device)
             return open_features(folder, recipe, cache, tokenizer.backbone.to(place), place)
     return None
+
+
+def features_for(
+    tokenizer: LatentActionTokenizer,
+    cache: FrameCache,
+    root: Path,
+    mode: FeatureMode | Literal["auto"],
+    device: str,
+    trained_on: StoredAs | None,
+) -> FeatureCache | None:
+    """Features of every frame of a cache as `--features` says: `auto` takes those at hand and makes none."""
+    if mode == "auto":
+        return features_at_hand(tokenizer, cache, root, device, trained_on)
+    return None if mode == "compute" else kept_features(tokenizer, cache, root, mode, device)
 
 
 def require_kept_frames(cache: FrameCache) -> None:

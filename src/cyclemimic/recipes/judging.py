@@ -5,9 +5,11 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
+from cyclemimic.data.joined import joined
 from cyclemimic.data.sources.film import FilmSource
 from cyclemimic.data.writers.film import task_of
 from cyclemimic.errors import InputError
@@ -22,6 +24,7 @@ from cyclemimic.evaluate.counterfactual import (
 )
 from cyclemimic.evaluate.inspect import inspect_tokenizer
 from cyclemimic.evaluate.judge import Judge, JudgeConfig, fit_judge, report_on
+from cyclemimic.evaluate.known_frames import KnownFrames
 from cyclemimic.evaluate.leak import ReaderConfig
 from cyclemimic.evaluate.models import label_pairs
 from cyclemimic.evaluate.moments import TruePairs
@@ -34,8 +37,10 @@ from cyclemimic.evaluate.transfer import measure_references
 from cyclemimic.evaluate.verdicts import verdict_lines, verdicts_on
 from cyclemimic.recipes import measured_parts
 from cyclemimic.recipes.cards import renew_card
-from cyclemimic.recipes.footage import SPLIT_SEED, cached, gap_for, open_source
+from cyclemimic.recipes.footage import SPLIT_SEED, FeatureMode, cached, features_for, gap_for, open_source
 from cyclemimic.recipes.known_motion import known_motion, refuse_untold, source_key
+from cyclemimic.recipes.lineages import content_of
+from cyclemimic.recipes.parts import Part, Sources, frames_of_parts, parts_of
 from cyclemimic.recipes.stations import WORLDS, make_world
 from cyclemimic.store.atomic import sha256_json
 from cyclemimic.store.frame_cache import FrameCache
@@ -55,7 +60,7 @@ JUDGED = (
 
 def run_quality(
     run: Path,
-    source_text: str,
+    judged_on: str | Part,
     judge_folder: Path,
     out: Path,
     *,
@@ -63,16 +68,18 @@ def run_quality(
     side: str = "test",
     controls: bool = False,
     readers: ReaderConfig | None = None,
+    features: FeatureMode | Literal["auto"] = "auto",
 ) -> QualityRecord:
     """Judge a tokenizer's latent actions on clips that it never saw, and write `quality.json` to `out`.
 
     Of a film of another split of a world, such as arms-distractor, it is `quality-WORLD.json`; of any other source,
-    whose episodes must say by a state or by actions how they moved, `quality-SOURCE.json`. Only films have
-    counterfactuals.
+    whose episodes must say by a state or by actions how they moved, `quality-SOURCE.json`; of a part of a mixture it is
+    `quality-PART.json`. Only films have counterfactuals.
 
     Args:
         run: the tokenizer.
-        source_text: film:PATH, or another source with a state or actions of named axes.
+        judged_on: film:PATH, or another source with a state or actions of named axes; or an opened part of a mixture,
+            whose clips are called as the mixture calls them.
         judge_folder: where the judge and the counterfactuals lie, or will; every tokenizer shares them. The judge of a
             source that is no film lies in a folder of its own within.
         out: folder of the record.
@@ -80,20 +87,26 @@ def run_quality(
         side: test, or validation for choices.
         controls: whether controls are measured beside it.
         readers: how the readers of the leak are trained.
+        features: of a frozen backbone: auto reads kept ones where they are there, see `features_for`.
 
     Raises:
         InputError: the source does not say how its clips moved.
     """
-    source = open_source(source_text)
+    part = judged_on if isinstance(judged_on, Part) else Part(name="", source=open_source(judged_on))
+    source = part.source
     refuse_untold(source)
     tokenizer = LatentActionTokenizer.load(run)
     facts = tokenizer_facts(run)
     cache = cached(source, tokenizer.config.size_px, cache_root)
+    kept = features_for(tokenizer, cache, cache_root, features, "cpu", facts.get("features"))
+    cache = cache if part.alone else part.renamed(cache)
     gap_s = gap_for(cache, facts["gap_s"])
     training, validation, test = known_motion(source, cache, gap_s)
-    film, key = source if isinstance(source, FilmSource) else None, source_key(source)
+    # A world does not know its bodies by other names.
+    film = source if isinstance(source, FilmSource) and part.body is None else None
+    key = source_key(source) if part.alone else part.name
     parts = measured_parts.of_quality(out, run, cache, key, gap_s, side)
-    judges = judge_folder if film else judge_folder / key
+    judges = judge_folder if film else judge_folder / source_key(source)
     judge = fitted_judge(judges, training, validation, parts)
     held_out = test if side == "test" else validation
     seen, foreign = list(facts["bodies"]), tuple[str, ...]()
@@ -103,8 +116,10 @@ def run_quality(
     futures = None
     if film is not None:
         futures = counterfactuals(film, cache, held_out, judge_folder, gap_s=gap_s, bodies=seen, side=side, parts=parts)
-    labels = KeptLabels(tokenizer, parts.under("labels"))
-    judged = parts.under(judge.identity(), seen, len(futures) if futures is not None else None)
+    # Kept features are rounded: what was labelled without them is nearly, but not wholly, the same.
+    read = parts if kept is None else parts.under("features", kept.recipe.key)
+    labels = KeptLabels(tokenizer if kept is None else KnownFrames(tokenizer, [kept]), read.under("labels"))
+    judged = read.under(judge.identity(), seen, len(futures) if futures is not None else None)
     quality = measure_quality(
         labels,
         training,
@@ -154,7 +169,7 @@ def run_quality(
         filmed=film is not None,
         foreign=foreign,
     )
-    plain = film is not None and key.removeprefix("arms-") == key
+    plain = part.alone and film is not None and key.removeprefix("arms-") == key
     save_quality(out / ("quality.json" if plain else f"quality-{key}.json"), record)
     parts.remove()
     renew_card(run, out)
@@ -264,12 +279,23 @@ def fitted_judge(folder: Path, training: TruePairs, held_out: TruePairs, parts: 
 
 
 def run_inspect(
-    run: Path, source_text: str, out: Path, *, cache_root: Path, readers: ReaderConfig | None = None
+    run: Path,
+    source: Sources,
+    out: Path,
+    *,
+    cache_root: Path,
+    readers: ReaderConfig | None = None,
+    features: FeatureMode | Literal["auto"] = "auto",
 ) -> str:
-    """A page about a tokenizer on any video; returns verdicts and where the page lies, as lines."""
-    tokenizer = LatentActionTokenizer.load(run)
-    cache = cached(open_source(source_text), tokenizer.config.size_px, cache_root)
-    found = inspect_tokenizer(
-        tokenizer, cache, out, gap_s=gap_for(cache, tokenizer_facts(run)["gap_s"]), readers=readers
-    )
+    """A page about a tokenizer on any video; returns verdicts and where the page lies, as lines.
+
+    Of a mixture it is one page over the clips of all its sources: as many pairs of each body.
+    """
+    tokenizer, facts = LatentActionTokenizer.load(run), tokenizer_facts(run)
+    caches, _ = frames_of_parts(source, tokenizer.config.size_px, cache_root, "cache")
+    known = [features_for(tokenizer, c, cache_root, features, "cpu", facts.get("features")) for c in caches]
+    kept = [found for found in known if found is not None]
+    model = KnownFrames(tokenizer, kept) if len(kept) == len(caches) else tokenizer
+    cache = joined(caches, [part.name for part in parts_of(source)], content_of(source, caches))
+    found = inspect_tokenizer(model, cache, out, gap_s=gap_for(cache, facts["gap_s"]), readers=readers)
     return "\n".join([*verdict_lines(found.verdicts()), str(found.page)])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cyclemimic.data.cache import source_hash
 from cyclemimic.errors import InputError
+from cyclemimic.recipes.cards import ABSENT
 from cyclemimic.recipes.parts import OpenMixture, Part, Sources, name_of, origin_of, parts_of, weights_of
 from cyclemimic.store.atomic import sha256_json
 from cyclemimic.store.clips import chosen, facts_of
@@ -42,6 +43,13 @@ def lineage_of(
         )
         for part, cache, mine, share in zip(parts_of(source), caches, clips, shares, strict=True)
     )
+
+
+def absent_from(source: Sources) -> dict[str, tuple[Lineage, ...]]:
+    """The sources that a mixture went on without, as a part of a lineage of no clips; empty where all were there."""
+    if not isinstance(source, OpenMixture) or not source.absent:
+        return {}
+    return {ABSENT: tuple(Lineage(name=n, content="", clips=0, licences={}, share=0.0) for n in source.absent)}
 
 
 def lineage_of_clips(source: Source, clips: Sequence[ClipInfo]) -> Lineage:

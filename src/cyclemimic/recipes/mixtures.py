@@ -4,6 +4,8 @@
     mixture:mine.toml            a file of the user's, or mine.json
     mixture:package.module:name  a `Mixture`, or a function that returns one
 
+Behind any of them `?missing=skip` goes on without the sources that are not there.
+
 Here is what a mixture says; recipes/parts.py opens its sources.
 """
 
@@ -17,10 +19,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cyclemimic.data.mixture import Per, SourceWeights, check_weight
-from cyclemimic.data.sources.places import path_and_options
+from cyclemimic.data.sources.places import one_of, path_and_options
 from cyclemimic.errors import InputError, did_you_mean
 from cyclemimic.names import imported
 from cyclemimic.recipes.published_mixtures import MIXTURES, PublishedMixture
@@ -81,11 +83,13 @@ class Mixture:
         entries: at least one.
         per: `source`: weights are shares of the draws, over their sum. `pair`: a weight multiplies the source's number
             of pairs, as mixtures published for robot data mostly mean it.
+        missing: `skip` leaves out the sources that are not there, `refuse` names them; a damaged one is always refused.
     """
 
     name: str
     entries: tuple[MixtureEntry, ...]
     per: Per = "source"
+    missing: Literal["refuse", "skip"] = "refuse"
 
     def __post_init__(self) -> None:
         if not self.entries:
@@ -117,7 +121,13 @@ def find_mixture(text: str) -> Mixture:
     Raises:
         InputError: there is none of that name, or its file cannot be read or says something else.
     """
-    what, options = path_and_options(text, {"root": str})
+    what, options = path_and_options(text, {"root": str, "missing": one_of("refuse", "skip")})
+    missing = options.pop("missing", None)
+    found = _found(text, what, options)
+    return found if missing is None else replace(found, missing=missing)
+
+
+def _found(text: str, what: str, options: Mapping[str, str]) -> Mixture:
     if what in MIXTURES:
         return _published(what, MIXTURES[what], str(options.get("root", ROOT)))
     if options:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -14,13 +15,14 @@ from cyclemimic.data.mixture import SourceWeights
 from cyclemimic.data.pairs import gap_in_frames
 from cyclemimic.data.segments import ReadMode
 from cyclemimic.data.sources.folder import UNKNOWN_BODY
+from cyclemimic.data.sources.remote import THERE, is_remote
 from cyclemimic.errors import InputError
 from cyclemimic.names import imported
 from cyclemimic.recipes.footage import frames_of, open_source, settled_gap
 from cyclemimic.recipes.mixtures import KIND, Mixture, MixtureEntry, called, find_mixture
 from cyclemimic.store.frame_cache import FrameCache
 from cyclemimic.store.lineage import licence_text, licences_of
-from cyclemimic.types import ClipInfo, Gap, Int64, Source
+from cyclemimic.types import ClipInfo, Episode, Gap, Int64, Source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,13 +54,43 @@ class Part:
         """The source's frames with its clips as `told`. On disk they stay as the source has them."""
         return replace(cache, clips=tuple(self.told(clip) for clip in cache.clips))
 
+    def as_told(self) -> Source:
+        """The source with its clips as `told`; where all are told as they are, the source itself."""
+        return self.source if self.clips() == tuple(self.source.clips()) else ToldSource(self)
+
+
+class ToldSource:
+    """The source of a part, whose clips bear the body and the licence that the mixture tells; its content is the same.
+
+    Args:
+        part: of a mixture.
+    """
+
+    def __init__(self, part: Part) -> None:
+        self.part, self.name = part, part.source.name
+        self._own = {clip.name: clip for clip in part.source.clips()}
+
+    def clips(self) -> tuple[ClipInfo, ...]:
+        """Every clip, as told."""
+        return self.part.clips()
+
+    def read(self, clip: ClipInfo) -> Episode:
+        """Decode one clip. Raises InputError as the source does."""
+        episode = self.part.source.read(self._own[clip.name])
+        return replace(episode, info=self.part.told(episode.info))
+
+    def fingerprint(self) -> str:
+        """That of the source: labels of its clips are labels of these."""
+        return source_hash(self.part.source)
+
 
 @dataclass(frozen=True, kw_only=True)
 class OpenMixture:
-    """A mixture whose sources are all there."""
+    """A mixture of sources that are there, and the names of those that are not and were left out."""
 
     mixture: Mixture
     parts: tuple[Part, ...]
+    absent: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -90,10 +122,12 @@ def open_mixture(mixture: Mixture) -> OpenMixture:
     """Open all sources of a mixture.
 
     Raises:
-        InputError: some are not there or hold nothing; one message names all of them and how to get each.
+        InputError: some are not there or hold nothing; one message names all of them and how to get each. Where the
+        mixture is to go on without what is not there: others cannot be read, or nothing is there.
     """
     parts: list[Part] = []
     faults: list[str] = []
+    absent: list[str] = []
     for entry in mixture.entries:
         try:
             source = open_source(entry.source)
@@ -101,6 +135,7 @@ def open_mixture(mixture: Mixture) -> OpenMixture:
                 raise InputError(source.name, expected="clips", got="none", remedy="An empty source teaches nothing.")
         except InputError as error:
             faults.append(_fault(entry, error))
+            absent += [entry.name] * _is_absent(entry, error)
         else:
             parts.append(
                 Part(
@@ -112,15 +147,43 @@ def open_mixture(mixture: Mixture) -> OpenMixture:
                     alone=False,
                 )
             )
-    if faults:
+    skipped = mixture.missing == "skip" and bool(parts) and len(absent) == len(faults)
+    if faults and not skipped:
+        fewer = len(absent) < len(faults)
+        remedy = (
+            "Get them, or write a mixture of your own without them."
+            if mixture.missing == "skip" or fewer
+            else "Get them, or go on without: write ?missing=skip behind the mixture (&missing=skip behind ?root=)."
+        )
         raise InputError(
             f"{KIND}:{mixture.name}",
             expected=f"{len(mixture.entries)} sources that can be read",
-            got=f"{len(faults)} that cannot",
-            remedy="Get them, or write a mixture of your own without them.",
+            got=f"{len(faults)} that cannot" + (f", {len(absent)} of them not there" if fewer else ""),
+            remedy=remedy,
             each=faults,
         )
-    return OpenMixture(mixture=mixture, parts=tuple(parts))
+    present = tuple(entry for entry in mixture.entries if entry.name not in absent)
+    found = OpenMixture(mixture=replace(mixture, entries=present), parts=tuple(parts), absent=tuple(absent))
+    for line in absent_lines(found):
+        print(line, flush=True)
+    return found
+
+
+def absent_lines(mixture: OpenMixture) -> list[str]:
+    """Which sources a mixture goes on without; empty where all are there."""
+    if not mixture.absent:
+        return []
+    whole = len(mixture.absent) + len(mixture.parts)
+    said = f"{mixture.name}: {len(mixture.absent)} of {whole} sources are not there and are left out: "
+    return textwrap.wrap(said + ", ".join(mixture.absent), 118, subsequent_indent="  ")
+
+
+def _is_absent(entry: MixtureEntry, error: InputError) -> bool:
+    """Whether a source that cannot be opened is not there at all, and not damaged."""
+    path = entry.source.partition("?")[0].partition(":")[2] or entry.source
+    if is_remote(path):
+        return error.expected == THERE
+    return not Path(path.rpartition("=")[2]).exists()
 
 
 def _fault(entry: MixtureEntry, error: InputError) -> str:
@@ -162,25 +225,27 @@ def frames_of_parts(
 ) -> tuple[list[FrameCache], ReadMode]:
     """The frames of each part, and how they are read.
 
+    Runs of frames are read of a mixture where every source is best read so; else each pair is sought.
+
     Raises:
-        InputError: runs of frames are wanted of a mixture, or two of its sources hold the same.
+        InputError: runs of frames are wanted of a source whose clips are no files, or two sources hold the same.
     """
     if not isinstance(source, OpenMixture):
         cache, mode = frames_of(source, size_px, root, read)
         return [cache], mode
-    if read == "segment":
-        remedy = "Read from the cache, or direct; auto chooses for each source."
-        raise InputError("--read", expected="cache, direct or auto for a mixture", got=read, remedy=remedy)
     caches: list[FrameCache] = []
     modes: list[ReadMode] = []
     for part in source.parts:
         cache, mode = frames_of(part.source, size_px, root, read)
-        if mode == "segment":
-            print(f"{part.name}: direct, as runs of frames are for one source alone", flush=True)
         caches.append(part.renamed(cache))
         modes.append(mode)
     refuse_same_content(source, [cache.source_hash for cache in caches])
-    return caches, "cache" if set(modes) == {"cache"} else "direct"
+    if len(set(modes)) == 1:
+        return caches, modes[0]
+    for part, mode in zip(source.parts, modes, strict=True):
+        if mode == "segment":
+            print(f"{part.name}: direct, as other sources of the mixture are not read in runs of frames", flush=True)
+    return caches, "direct"
 
 
 def refuse_same_content(mixture: OpenMixture, hashes: Sequence[str]) -> None:
@@ -244,14 +309,15 @@ def mixture_lines(mixture: OpenMixture, gap_s: float) -> list[str]:
     listed = [part.clips() for part in mixture.parts]
     pairs = [_num_pairs(clips, part.gap_s or gap_s) for part, clips in zip(mixture.parts, listed, strict=True)]
     shares = mixture.mixture.weights().shares(pairs)
-    out = [f"{mixture.name}: {len(listed)} sources, {sum(map(len, listed))} episodes, {sum(pairs)} pairs"]
-    for part, clips, count, share in zip(mixture.parts, listed, pairs, shares, strict=True):
+    count = f"{len(listed)} source{'s' * (len(listed) != 1)}"
+    out = [f"{mixture.name}: {count}, {sum(map(len, listed))} episodes, {sum(pairs)} pairs"]
+    for part, clips, each, share in zip(mixture.parts, listed, pairs, shares, strict=True):
         bodies = ", ".join(sorted({clip.embodiment for clip in clips}))
         gap = f", gap {part.gap_s:g} s" if part.gap_s is not None else ""
         usable = sum(clip.num_frames > 0 for clip in clips)
         useless = f", {len(clips) - usable} of no use" if usable < len(clips) else ""
         out += [
-            f"  {share:6.1%}  {part.name}: {len(clips)} episodes{useless}, {count} pairs, {bodies}{gap}",
+            f"  {share:6.1%}  {part.name}: {len(clips)} episodes{useless}, {each} pairs, {bodies}{gap}",
             f"          licence: {licence_text(licences_of(clips))}",
         ]
     shared = _shared_bodies(mixture, listed)

@@ -29,7 +29,7 @@ from cyclemimic.recipes.footage import (
     SPLIT_SEED,
     FeatureMode,
     chosen,
-    features_at_hand,
+    features_for,
     frames_of,
     gap_for,
     kept_features,
@@ -39,6 +39,7 @@ from cyclemimic.recipes.footage import (
     true_states,
 )
 from cyclemimic.recipes.lineages import (
+    absent_from,
     content_of,
     labels_of,
     licences_behind,
@@ -181,7 +182,7 @@ def run_tokenizer(
     extras |= {"seed": config.seed, "batch_size": config.batch_size}
     cuts = [shots(cache, cache_root, threads=config.threads) for cache in caches]
     loader = (
-        SegmentLoader(caches[0], gap_s, keep=keep[0], cuts=cuts[0], **extras)
+        SegmentLoader(caches, gap_s, keep=keep, cuts=cuts, sources=weights_of(source), **extras)
         if read == "segment"
         else PairLoader(caches, gap_s, keep=keep, cuts=cuts, sources=weights_of(source), **extras)
     )
@@ -215,7 +216,8 @@ def run_tokenizer(
     )
     with together() as writes:
         if writes:
-            save_lineage(run, data=lineage, **from_run("trunk", trunk), **from_run("backbone", frozen_from))
+            behind = {**from_run("trunk", trunk), **from_run("backbone", frozen_from)}
+            save_lineage(run, data=lineage, **absent_from(source), **behind)
             write_card(run)
     return done
 
@@ -290,11 +292,7 @@ def run_label_part(
                 run = tokenizer_run.absolute()
                 label_with_ray(run, sha256, opened, gap_s, place, cuts=cuts, device=device, workers=workers, **known)
             else:
-                kept: FeatureCache | None = None
-                if features == "auto":
-                    kept = features_at_hand(tokenizer, cache, cache_root, device, facts.get("features"))
-                elif features != "compute":
-                    kept = kept_features(tokenizer, cache, cache_root, features, device)
+                kept = features_for(tokenizer, cache, cache_root, features, device, facts.get("features"))
                 if bodies:
                     numbers = facts_of(cache.clips)
                     keep = np.flatnonzero(np.isin(np.array(numbers.bodies)[numbers.body], wanted))
@@ -381,7 +379,7 @@ def run_pretrain(
             accuracy = ", ".join(f"{a:.2f}" for a in scores.slot_accuracy)
             print(f"held-out clips: latent NLL {scores.latent_nll:.3f} nats, accuracy by slot {accuracy}")
         if first:
-            save_lineage(run, data=lineage, **tokenizer_behind(stores))
+            save_lineage(run, data=lineage, **absent_from(source), **tokenizer_behind(stores))
             write_card(run)
     return run
 

@@ -24,6 +24,7 @@ from cyclemimic.store.atomic import alone_in, temporary_name
 
 T = TypeVar("T")
 Progress = Callable[[int, int], None]
+THERE = "something that is there"  # what a store lacks, in an error's `expected`
 MIRROR = "CYCLEMIMIC_MIRROR"  # environment: folder of the copies
 # What tells that a file has changed, as the stores call it.
 _MARKS = ("ETag", "etag", "md5Hash", "generation", "blob_id", "LastModified", "mtime", "updated", "created")
@@ -97,7 +98,7 @@ def store_error(where: str, error: BaseException) -> InputError:
         return InputError(where, expected="something that you may read", got=got, remedy=remedy)
     if _any(_ABSENT, kinds):
         remedy = "Check the bucket's name and the path."
-        return InputError(where, expected="something that is there", got=got, remedy=remedy)
+        return InputError(where, expected=THERE, got=got, remedy=remedy)
     if _any(_SILENT, kinds):
         remedy = (
             "Check the network and the endpoint (for s3 AWS_ENDPOINT_URL, for gs STORAGE_EMULATOR_HOST); the same "
