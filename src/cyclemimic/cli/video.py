@@ -61,6 +61,7 @@ def data(
     action: tyro.conf.Positional[Literal["check", "cache", "index", "export"]],
     source: tyro.conf.Positional[str],
     size_px: int = 64,
+    stored_as: Literal["uint8", "jpeg"] | None = None,
     threads: int = 1,
     cache: Path = CACHE,
     to: exporting.Kind = "lerobot-v3",
@@ -84,6 +85,8 @@ def data(
             turn) holds a shaking camera still, and ?cache_fps=10 keeps at most so many frames a second; name it so to
             every verb.
         size_px: side of the cached pictures.
+        stored_as: cache: plain pixels, or JPEG, which takes less of the disk, is slower to read and changes pictures a
+            little; every verb then reads it. As what is there already unless given, else plain.
         threads: how many files are indexed at once.
         cache: folder of all caches.
         to: export: a LeRobot dataset, or the labels alone as Parquet or JSON lines.
@@ -107,7 +110,7 @@ def data(
         if action == "check":
             checking.check_source(one.source, gap_s=gap_s, page=report, drop=drop, drop_kinds=drop_kinds)
         elif action == "cache":
-            footage.cached(one.source, size_px, cache)
+            footage.cached(one.source, size_px, cache, stored_as)
         else:
             found = footage.indexed(one.source, cache, threads=threads, look_again=True)
             bad = int((found.frames == 0).sum())

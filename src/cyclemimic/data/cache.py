@@ -14,7 +14,15 @@ from cyclemimic.data.parts import read_shrunk
 from cyclemimic.embodiment.resize import Fit, resampler_name, resize_square
 from cyclemimic.errors import InputError
 from cyclemimic.store.atomic import alone_in, sha256_json
-from cyclemimic.store.frame_cache import INDEX, CacheRecipe, FrameCache, FrameCacheWriter, SkippedClip
+from cyclemimic.store.frame_cache import (
+    INDEX,
+    CacheRecipe,
+    FrameCache,
+    FrameCacheWriter,
+    FramesAs,
+    SkippedClip,
+    stored_in,
+)
 from cyclemimic.types import ClipInfo, Source
 
 Progress = Callable[[str], None]
@@ -56,6 +64,7 @@ def build_cache(
     *,
     fit: Fit = "crop",
     min_frames: int = 2,
+    stored_as: FramesAs | None = None,
     progress: Progress | None = None,
 ) -> CacheReport:
     """Decode every clip of `source` in order, make its frames square, and keep them in `folder`.
@@ -70,6 +79,7 @@ def build_cache(
         size_px: height and width of the cached frames [px].
         fit: how pictures become square, see `resize_square`.
         min_frames: shorter clips are skipped.
+        stored_as: plain pixels, or JPEG, which changes them a little; None: as what lies there, else plain.
         progress: is given lines of text: first bytes needed and free, then clip after clip.
 
     Raises:
@@ -79,7 +89,7 @@ def build_cache(
     folder = Path(folder)
     clips = source.clips()
     _refuse_same_names(source, [c.name for c in clips])
-    recipe = _recipe(source, size_px, fit, min_frames)
+    recipe = replace(_recipe(source, size_px, fit, min_frames), stored_as=stored_as or stored_in(folder))
     # Looked at before the lock is taken: many processes may read a whole cache at once.
     if (whole := _whole_cache(folder, recipe)) is None:
         with alone_in(folder, waiting=say):
@@ -112,9 +122,9 @@ def _build(
     with FrameCacheWriter(folder, recipe) as writer:
         reused = writer.num_clips
         todo = [c for c in clips if c.name not in writer.done]
-        needed = sum(c.num_frames for c in todo) * recipe.frame_bytes
+        needed = round(sum(c.num_frames for c in todo) * recipe.kept_bytes)
         what = f"{len(todo)} clips to decode{_offer(todo, needed)}"
-        refuse_full_disk(folder, needed, what, say, lambda room: _what_fits(todo, recipe.frame_bytes, room))
+        refuse_full_disk(folder, needed, what, say, lambda room: _what_fits(todo, recipe, room))
         for number, clip in enumerate(todo, start=1):
             reason = _add(source, clip, writer, fit, min_frames)
             tail = f"skipped, {reason}" if reason else f"{writer.num_frames} frames so far"
@@ -170,10 +180,12 @@ def _offer(clips: Sequence[ClipInfo], needed: int) -> str:
     return f" (about {needed * kept / frames / 1e6:.1f} MB with ?cache_fps={OFFERED_HZ:g} behind the source)"
 
 
-def _what_fits(clips: Sequence[ClipInfo], frame_bytes: int, room_bytes: float) -> str:
+def _what_fits(clips: Sequence[ClipInfo], recipe: CacheRecipe, room_bytes: float) -> str:
     """What to do where all frames do not fit."""
-    fits_hz = math.floor(10 * room_bytes / (frame_bytes * sum(c.num_frames / c.fps for c in clips))) / 10
+    fits_hz = math.floor(10 * room_bytes / (recipe.kept_bytes * sum(c.num_frames / c.fps for c in clips))) / 10
     few = f"Write ?cache_fps={fits_hz:g} behind the source, choose" if fits_hz >= 1 else "Choose"
+    if recipe.stored_as == "uint8":
+        few = few.replace(", choose", ", store it as JPEG (`data cache --stored-as jpeg`), choose")
     return f"{few} a smaller size, fewer clips, or another disk."
 
 

@@ -433,7 +433,7 @@ def _check_features(caches: Sequence[FrameCache], features: Sequence[FeatureCach
         raise InputError("features", expected=expected, got=got, remedy="Give them in the caches' order.")
     first = features[0].recipe
     for cache, found in zip(caches, features, strict=True):
-        if not isinstance(cache.frames, np.ndarray):
+        if not cache.kept:
             raise InputError(
                 "features",
                 expected="frames from a frame cache, whose features can be kept",

@@ -25,7 +25,7 @@ def moving_share(now: UInt8, later: UInt8) -> Float32:
 def moving_shares(cache: FrameCache, gap_s: Gap) -> Float32:
     """`moving_share` of every pair of a frame cache [pairs], clip after clip, ascending in time."""
     index = valid_pairs(cache.clips, gap_s)
-    now, frames = cache.offsets[index.clip] + index.now, np.asarray(cache.frames)
+    now, frames = cache.offsets[index.clip] + index.now, cache.frames
     later = cache.offsets[index.clip] + index.later
     chunks = [slice(i, i + _CHUNK_PAIRS) for i in range(0, len(index), _CHUNK_PAIRS)]
     return np.concatenate([moving_share(frames[now[s]], frames[later[s]]) for s in chunks])

@@ -40,7 +40,7 @@ from cyclemimic.store.clips import CutTable, facts_of
 from cyclemimic.store.feature_cache import FEATURE_INDEX, FeatureCache
 from cyclemimic.store.feature_rows import FeatureRecipe, StoredAs
 from cyclemimic.store.flow_cache import FlowCache
-from cyclemimic.store.frame_cache import INDEX, FrameCache
+from cyclemimic.store.frame_cache import INDEX, FrameCache, FramesAs
 from cyclemimic.store.index import EpisodeIndex
 from cyclemimic.tokenizer.tokenizer import LatentActionTokenizer
 from cyclemimic.train.features import build_features, feature_recipe, open_features, require_frozen
@@ -122,8 +122,8 @@ def chosen(what: str, wanted: Sequence[str], known: Sequence[str]) -> tuple[str,
     return tuple(wanted) or tuple(known)
 
 
-def cached(source: Source, size_px: int, root: Path) -> FrameCache:
-    """The source's frames at one size, decoded once below `root`."""
+def cached(source: Source, size_px: int, root: Path, stored_as: FramesAs | None = None) -> FrameCache:
+    """The source's frames at one size, decoded once below `root`; stored as they are there already unless told."""
     # Named by content: the same video under another name, or as a film with actions, is not decoded twice.
     folder = root / _name_of_cache(source_hash(source), size_px)
     progress = Progress(name=f"decode at {size_px} px", total=len(source.clips()))
@@ -139,7 +139,7 @@ def cached(source: Source, size_px: int, root: Path) -> FrameCache:
 
     with together() as first:
         if first:
-            build_cache(source, folder, size_px, progress=say)
+            build_cache(source, folder, size_px, stored_as=stored_as, progress=say)
     return FrameCache.open(folder)
 
 
@@ -202,7 +202,7 @@ def _name_of_cache(content: str, size_px: int) -> str:
 
 def shots(cache: FrameCache, root: Path, *, threads: int = 1) -> Sequence[Int64]:
     """Where new shots begin in each clip of a cache; found once, and kept beside the frames or the index."""
-    decoded = "" if isinstance(cache.frames, np.ndarray) else "-unkept"
+    decoded = "" if cache.kept else "-unkept"
     path = root / f"{_name_of_cache(cache.source_hash, cache.size_px)}{decoded}-cuts.json"
     frames: Any = cache.frames
     if isinstance(frames, VideoFrames) and isinstance(frames.indices, IndexedVideos):
@@ -284,7 +284,7 @@ def loader_extras(
 
 
 def _flow_of(cache: FrameCache, gap_s: Gap, root: Path) -> FlowCache:
-    if not isinstance(cache.frames, np.ndarray):
+    if not cache.kept:
         remedy = "Read from the cache, or set the weight to 0."
         raise InputError("ObjectiveConfig.flow", expected="--read cache", got="another", remedy=remedy)
     folder = root / f"{_name_of_cache(cache.source_hash, cache.size_px)}-flow-{gap_name(gap_s)}"
@@ -316,7 +316,7 @@ def features_at_hand(
     tokenizer: LatentActionTokenizer, cache: FrameCache, root: Path, device: str, trained_on: StoredAs | None
 ) -> FeatureCache | None:
     """Features of every frame of a cache where they are kept already: as those of training were, else as float16."""
-    if not tokenizer.sees_frozen or not isinstance(cache.frames, np.ndarray):
+    if not tokenizer.sees_frozen or not cache.kept:
         return None
     for stored_as in dict.fromkeys((trained_on or "float16", "float16")):
         recipe = feature_recipe(cache, tokenizer.backbone, tokenizer.config.backbone, stored_as)
@@ -343,7 +343,7 @@ def features_for(
 
 def require_kept_frames(cache: FrameCache) -> None:
     """InputError where frames are decoded when asked for: features are kept of a frame cache alone."""
-    if not isinstance(cache.frames, np.ndarray):
+    if not cache.kept:
         remedy = "Read from the cache, or leave --features at compute."
         raise InputError("--features", expected="--read cache", got="another", remedy=remedy)
 

@@ -1,6 +1,7 @@
-"""Decoded clips at one square size, as a memory map with an index. Numpy only. Engineering.
+"""Decoded clips at one square size, as a memory map with an index. Numpy alone, but for JPEG. Engineering.
 
-    FOLDER/frames.u8    uint8 [N, size, size, 3]: every frame of every clip, clip after clip
+    FOLDER/frames.u8    uint8 [N, size, size, 3]: every frame of every clip, clip after clip; or frames.jpg, picture
+                        after picture, where the index says `stored_as: jpeg` and how long each is
     FOLDER/index.json   which clips, where each starts, its sha256, and what the frames were made from
 
 While a cache is being built it lies in `frames.u8.part` with `journal.jsonl` beside it: a line per finished
@@ -16,17 +17,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from cyclemimic.errors import InputError
 from cyclemimic.store.atomic import read_json, sync_folder, write_json
 from cyclemimic.store.clips import chosen, facts_of
+from cyclemimic.store.jpeg_frames import MOST_SHARE, JpegFrames, encode_jpeg
 from cyclemimic.types import ClipInfo, Int64, UInt8
 
 FORMAT = "cyclemimic-frame-cache-1"
 FRAMES, INDEX, PART, JOURNAL = "frames.u8", "index.json", "frames.u8.part", "journal.jsonl"
+JPEG_FRAMES = "frames.jpg"
+FramesAs = Literal["uint8", "jpeg"]
 REMEDY = "Build the cache again (delete the folder, then `cyclemimic data cache SOURCE`)."
 
 
@@ -37,20 +41,35 @@ class CacheRecipe:
     source_hash: str
     size_px: int
     resampler: str
+    stored_as: FramesAs = "uint8"
 
     @property
     def frame_bytes(self) -> int:
-        """Bytes of one frame."""
+        """Bytes of one frame in memory."""
         return self.size_px * self.size_px * 3
+
+    @property
+    def kept_bytes(self) -> float:
+        """Bytes of one frame on disk, of JPEG a guess that is rather too high."""
+        return self.frame_bytes * (MOST_SHARE if self.stored_as == "jpeg" else 1.0)
+
+    @property
+    def file(self) -> str:
+        """The name of the file of frames."""
+        return JPEG_FRAMES if self.stored_as == "jpeg" else FRAMES
 
 
 @dataclass(frozen=True, kw_only=True)
 class CachedClip:
-    """One clip's row of the index: `offset` is the row of its first frame, `sha256` that of its pixels."""
+    """One clip's row of the index: `offset` is the row of its first frame, `sha256` that of its bytes on disk.
+
+    `sizes` are the bytes of each picture where they are stored as JPEG, else nothing.
+    """
 
     info: ClipInfo
     offset: int
     sha256: str
+    sizes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +81,8 @@ class SkippedClip:
 
 
 def _clip_to_json(clip: CachedClip) -> dict[str, Any]:
-    return {**asdict(clip.info), "offset": clip.offset, "sha256": clip.sha256}
+    sizes = {"sizes": list(clip.sizes)} if clip.sizes else {}
+    return {**asdict(clip.info), "offset": clip.offset, "sha256": clip.sha256, **sizes}
 
 
 def _clip_from_json(row: Mapping[str, Any]) -> CachedClip:
@@ -77,12 +97,23 @@ def _clip_from_json(row: Mapping[str, Any]) -> CachedClip:
         ),
         offset=int(row["offset"]),
         sha256=str(row["sha256"]),
+        sizes=tuple(int(size) for size in row.get("sizes", ())),
     )
+
+
+def _bytes_of(clips: Sequence[CachedClip], recipe: CacheRecipe) -> int:
+    """Of all frames of these clips, on disk."""
+    if recipe.stored_as == "jpeg":
+        return sum(sum(clip.sizes) for clip in clips)
+    return recipe.frame_bytes * sum(clip.info.num_frames for clip in clips)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FrameCache:
-    """A finished cache, opened for reading. `frames` is a read-only memory map [N, size, size, 3]."""
+    """A finished cache, opened for reading. `frames` is a read-only memory map [N, size, size, 3].
+
+    Or what stands in its place and gives frames when asked for rows of it: `JpegFrames`, or video that is decoded.
+    """
 
     clips: Sequence[ClipInfo]
     offsets: Int64  # [clips]: row of each clip's first frame
@@ -90,8 +121,9 @@ class FrameCache:
     size_px: int
     source_hash: str
     resampler: str
-    sha256: Sequence[str]  # of each clip's pixels
+    sha256: Sequence[str]  # of what is kept of each clip
     skipped: tuple[SkippedClip, ...]
+    stored_as: FramesAs = "uint8"
 
     @classmethod
     def open(cls, folder: Path | str, verify: bool = False) -> FrameCache:
@@ -111,21 +143,27 @@ class FrameCache:
             )
         recipe, clips, skipped = _read_index(folder / INDEX)
         num_frames = sum(c.info.num_frames for c in clips)
-        path = folder / FRAMES
+        path, wanted = folder / recipe.file, _bytes_of(clips, recipe)
         size_bytes = path.stat().st_size if path.exists() else 0
-        if size_bytes != num_frames * recipe.frame_bytes:
-            expected = f"{num_frames} frames of {recipe.size_px} px ({num_frames * recipe.frame_bytes} bytes)"
+        if size_bytes != wanted or any(len(c.sizes) not in (0, c.info.num_frames) for c in clips):
+            expected = f"{num_frames} frames of {recipe.size_px} px ({wanted} bytes)"
             raise InputError(path, expected=expected, got=f"{size_bytes} bytes", remedy=REMEDY)
-        shape = (num_frames, recipe.size_px, recipe.size_px, 3)
+        frames: Any
+        if recipe.stored_as == "jpeg":
+            starts = np.cumsum([0, *(size for c in clips for size in c.sizes)], dtype=np.int64)
+            frames = JpegFrames(np.memmap(path, np.uint8, "r"), starts, recipe.size_px, str(path))
+        else:
+            frames = np.memmap(path, np.uint8, "r", shape=(num_frames, recipe.size_px, recipe.size_px, 3))
         cache = cls(
             clips=tuple(c.info for c in clips),
             offsets=np.array([c.offset for c in clips], np.int64),
-            frames=np.memmap(path, np.uint8, "r", shape=shape),
+            frames=frames,
             size_px=recipe.size_px,
             source_hash=recipe.source_hash,
             resampler=recipe.resampler,
             sha256=tuple(c.sha256 for c in clips),
             skipped=skipped,
+            stored_as=recipe.stored_as,
         )
         if verify:
             cache.verify(path)
@@ -143,7 +181,14 @@ class FrameCache:
     @property
     def recipe(self) -> CacheRecipe:
         """What decided the pixels."""
-        return CacheRecipe(source_hash=self.source_hash, size_px=self.size_px, resampler=self.resampler)
+        return CacheRecipe(
+            source_hash=self.source_hash, size_px=self.size_px, resampler=self.resampler, stored_as=self.stored_as
+        )
+
+    @property
+    def kept(self) -> bool:
+        """Whether the frames lie on disk, and are not decoded from video when asked for."""
+        return isinstance(self.frames, np.ndarray | JpegFrames)
 
     def clip_frames(self, i: int) -> UInt8:
         """The frames [T, size, size, 3] of clip `i`: a view of the memory map, nothing is read yet."""
@@ -160,10 +205,32 @@ class FrameCache:
     def verify(self, where: Path | str = FRAMES) -> None:
         """Read every frame; raise InputError that names the clips whose pixels changed."""
         pairs = enumerate(self.sha256)
-        bad = [self.clips[i].name for i, known in pairs if _sha256_of(self.clip_frames(i)) != known]
+        bad = [self.clips[i].name for i, known in pairs if _sha256_of(self._bytes(i)) != known]
         if bad:
             expected = "frames with the checksums of the index"
             raise InputError(where, expected=expected, got=f"others in {', '.join(bad[:5])}", remedy=REMEDY)
+
+    def _bytes(self, i: int) -> UInt8:
+        """What is kept of clip `i`."""
+        frames: Any = self.frames
+        if isinstance(frames, JpegFrames):
+            start = int(self.offsets[i])
+            stop = start + self.clips[i].num_frames
+            return frames.content[frames.starts[start] : frames.starts[stop]]
+        return self.clip_frames(i)
+
+
+def stored_in(folder: Path) -> FramesAs:
+    """How the frames of a cache, whole or half-built, are stored there; uint8 where there is none."""
+    for name in (INDEX, JOURNAL):
+        try:
+            with (folder / name).open(encoding="utf-8") as file:
+                # Of a journal the first line is the recipe.
+                found = json.load(file) if name == INDEX else json.loads(file.readline())
+            return "jpeg" if found.get("stored_as") == "jpeg" else "uint8"
+        except (OSError, ValueError, AttributeError):
+            continue
+    return "uint8"
 
 
 class FrameCacheWriter:
@@ -215,8 +282,11 @@ class FrameCacheWriter:
         if frames.shape != wanted or frames.dtype != np.uint8:
             expected, got = f"uint8 {wanted}", f"{frames.dtype} {frames.shape}"
             raise InputError(f"clip {info.name!r}", expected=expected, got=got, remedy="Resize it first.")
-        clip = CachedClip(info=info, offset=self.num_frames, sha256=_sha256_of(frames))
-        self._frames.write(np.ascontiguousarray(frames).data)
+        pictures = encode_jpeg(frames) if self.recipe.stored_as == "jpeg" else []
+        content = np.frombuffer(b"".join(pictures), np.uint8) if pictures else np.ascontiguousarray(frames)
+        sizes = tuple(map(len, pictures))
+        clip = CachedClip(info=info, offset=self.num_frames, sha256=_sha256_of(content), sizes=sizes)
+        self._frames.write(content.data)
         self._frames.flush()
         # Frames first: a journal line is a promise that its frames are on disk.
         os.fsync(self._frames.fileno())
@@ -234,7 +304,9 @@ class FrameCacheWriter:
         self._journal.close()
         # The old index goes first: an index must never lie beside frames that it does not describe.
         (self.folder / INDEX).unlink(missing_ok=True)
-        (self.folder / PART).replace(self.folder / FRAMES)
+        for other in {FRAMES, JPEG_FRAMES} - {self.recipe.file}:
+            (self.folder / other).unlink(missing_ok=True)
+        (self.folder / PART).replace(self.folder / self.recipe.file)
         sync_folder(self.folder)
         index = {
             "format": FORMAT,
@@ -252,7 +324,7 @@ class FrameCacheWriter:
 
     def _recover(self) -> None:
         """Take over what a killed build finished; anything behind the last whole journal line is cut off."""
-        journal, part, frames = (self.folder / name for name in (JOURNAL, PART, FRAMES))
+        journal, part, frames = (self.folder / name for name in (JOURNAL, PART, self.recipe.file))
         lines = journal.read_bytes().split(b"\n")[:-1] if journal.exists() else []
         if lines and lines[0].decode(errors="replace") == self._header:
             for line in lines[1:]:
@@ -264,7 +336,7 @@ class FrameCacheWriter:
                         self._clips.append(_clip_from_json(row))
                 except (ValueError, KeyError, TypeError):
                     break
-        kept_bytes = self.num_frames * self.recipe.frame_bytes
+        kept_bytes = _bytes_of(self._clips, self.recipe)
         if not part.exists() and frames.exists() and not (self.folder / INDEX).exists():
             frames.replace(part)  # killed inside `finish`, between the rename and the index
         if not part.exists() or part.stat().st_size < kept_bytes:
@@ -289,6 +361,7 @@ def _read_index(path: Path) -> tuple[CacheRecipe, tuple[CachedClip, ...], tuple[
             source_hash=str(index["source_hash"]),
             size_px=int(index["size_px"]),
             resampler=str(index["resampler"]),
+            stored_as="jpeg" if index.get("stored_as") == "jpeg" else "uint8",
         )
         clips = tuple(_clip_from_json(row) for row in index["clips"])
         skipped = tuple(SkippedClip(name=s["name"], reason=s["reason"]) for s in index["skipped"])
