@@ -9,7 +9,7 @@ import pytest
 from cyclemimic.cli import main
 from cyclemimic.data.loader import PairLoader
 from cyclemimic.data.segments import SegmentLoader
-from cyclemimic.data.sources.chosen import ChosenSource
+from cyclemimic.data.sources.folder import FolderSource
 from cyclemimic.data.sources.lerobot import LeRobotSource
 from cyclemimic.data.video import write_video
 from cyclemimic.errors import InputError
@@ -132,13 +132,25 @@ def test_runs_of_frames_are_read_of_a_mixture(root, tmp_path):
     assert not list(cache.glob("**/frames.u8"))
 
 
+class Bare:
+    """Clips that are no files."""
+
+    name = "bare"
+
+    def __init__(self, path):
+        self.inner = FolderSource(path)
+
+    def clips(self):
+        return self.inner.clips()
+
+    def read(self, clip):
+        return self.inner.read(clip)
+
+
 def test_runs_of_frames_are_refused_of_a_source_without_files(root, tmp_path):
-    mixture = opened(root)
-    # Held still or thinned, a clip is no longer what its file holds.
-    part = mixture.parts[1]
-    without = replace(part, source=ChosenSource(part.source, "still", cache_fps=5.0))
-    mixture = replace(mixture, parts=(mixture.parts[0], without))
-    with pytest.raises(InputError, match="a source that names its clips' files"):
+    bare = MixtureEntry(source=f"tests.unit.test_recipes_mixture_training:Bare={root / 'slow'}", name="bare")
+    mixture = open_mixture(Mixture(name="both", entries=(entries(root)[0], bare)))
+    with pytest.raises(InputError, match="bare: expected a source that names its clips' files"):
         frames_of_parts(mixture, 16, tmp_path, "segment")
 
 
