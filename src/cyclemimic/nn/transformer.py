@@ -73,7 +73,8 @@ class SpatialAttention(nn.Module):
         carried = (query @ key.view(self.heads, each, width)).flatten(1, 2)  # [B, H read, C]
         seen = F.scaled_dot_product_attention(carried[:, None], x[:, None], x[:, None], scale=each**-0.5)
         mixed = seen.view(batch, self.heads, read, width) @ value.view(self.heads, each, width).transpose(1, 2)
-        return mixed.transpose(1, 2).flatten(2) + value_bias
+        out: Tensor = mixed.transpose(1, 2).flatten(2) + value_bias
+        return out
 
 
 class MLP(nn.Module):

@@ -165,7 +165,7 @@ def frozen(module: nn.Module) -> Iterator[None]:
 def judge_once(
     critic: Critic, fake: Scene, now: Scene, paid: Callable[[Judgement], Tensor]
 ) -> tuple[Tensor, Judgement]:
-    """L_D = `paid` for generated scenes, and what Psi said of them, for it to learn from. Engineering: one pass for both.
+    """L_D = `paid` for generated scenes, and what Psi said of them, to learn from. Engineering: one pass for both.
 
     Psi's weights do not move between the two losses, so that a second pass would say the same. The gradient of L_D
     with respect to the scenes is computed here and goes on into D; Psi's weights get none of it. The gradient of
