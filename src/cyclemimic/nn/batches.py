@@ -6,6 +6,7 @@ W words, P proprioception axes, S steps of a chunk, A action axes, h w grid of t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,10 +101,14 @@ class Scene:
     def detached(self) -> Scene:
         """The same scenes; whoever looks at them teaches nobody who made them."""
         # The gradient of the one who looks stops: Psi must not teach D how to be found out.
+        return self.each(Tensor.detach)
+
+    def each(self, made: Callable[[Tensor], Tensor]) -> Scene:
+        """The same scenes with `made` of their pixels and of their patch features, of what there is."""
         features = self.features
         if features is not None:
-            features = Features(patches=features.patches.detach(), grid=features.grid)
-        return Scene(frames=None if self.frames is None else self.frames.detach(), features=features)
+            features = Features(patches=made(features.patches), grid=features.grid)
+        return Scene(frames=None if self.frames is None else made(self.frames), features=features)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,6 +47,9 @@ class SpatialAttention(nn.Module):
         """[B, T, C] -> [B, T, C], or [B, read, C] where only the first `read` tokens are needed."""
         batch, tokens, width = x.shape
         heads = (self.heads, width // self.heads)
+        if read is not None and read * (self.heads * tokens + width) < tokens * width:
+            few: Tensor = self.out(self._few(x, read))
+            return few
         if read is None:
             query, key, value = self.qkv(x).view(batch, tokens, 3, *heads).permute(2, 0, 3, 1, 4)
         else:
@@ -55,6 +58,23 @@ class SpatialAttention(nn.Module):
             key, value = offered.view(batch, tokens, 2, *heads).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(query, key, value)
         return self.out(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+    def _few(self, x: Tensor, read: int) -> Tensor:
+        """What the first `read` tokens see, [B, read, C], without a key and a value for each token.
+
+        With few that ask it is less work to carry the queries to the tokens: q . (W x + b) is (q W) . x and a number
+        that all keys share and the softmax does not see; and what is mixed of values is the value of what is mixed.
+        """
+        batch, _, width = x.shape
+        each = width // self.heads
+        ask, key, value = self.qkv.weight.split(width)
+        ask_bias, _, value_bias = self.qkv.bias.split(width)
+        query = F.linear(x[:, :read], ask, ask_bias).view(batch, read, self.heads, each).transpose(1, 2)
+        carried = (query @ key.view(self.heads, each, width)).flatten(1, 2)  # [B, H read, C]
+        seen = F.scaled_dot_product_attention(carried[:, None], x[:, None], x[:, None], scale=each**-0.5)
+        mixed = seen.view(batch, self.heads, read, width) @ value.view(self.heads, each, width).transpose(1, 2)
+        out: Tensor = mixed.transpose(1, 2).flatten(2) + value_bias
+        return out
 
 
 class MLP(nn.Module):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -160,6 +160,48 @@ def frozen(module: nn.Module) -> Iterator[None]:
     finally:
         for parameter, grad in zip(module.parameters(), wanted, strict=True):
             parameter.requires_grad_(grad)
+
+
+def judge_once(
+    critic: Critic, fake: Scene, now: Scene, paid: Callable[[Judgement], Tensor]
+) -> tuple[Tensor, Judgement]:
+    """L_D = `paid` for generated scenes, and what Psi said of them, to learn from. Engineering: one pass for both.
+
+    Psi's weights do not move between the two losses, so that a second pass would say the same. The gradient of L_D
+    with respect to the scenes is computed here and goes on into D; Psi's weights get none of it. The gradient of
+    what is said reaches Psi's weights and ends at the scenes.
+    """
+    given: list[Tensor] = []
+    leaves: list[Tensor] = []
+
+    def shown(tensor: Tensor) -> Tensor:
+        leaf = tensor.detach()  # it has no past: here the gradients of both losses part
+        if not tensor.requires_grad:
+            return leaf
+        given.append(tensor)
+        leaves.append(leaf.requires_grad_())
+        return leaf.view_as(leaf)  # not the leaf itself, on which hooks of modules cannot stand
+
+    verdict = critic(fake.each(shown), now.each(shown))
+    loss = paid(verdict)
+    if not leaves or not loss.requires_grad:
+        return loss.detach(), verdict  # nobody made these scenes who could learn
+    with torch.autocast(loss.device.type, enabled=False):  # a gradient has the precision of its own pass
+        gradients = torch.autograd.grad(loss, leaves, retain_graph=True, allow_unused=True)
+    return _WithGradient.apply(loss.detach(), gradients, *given), verdict  # type: ignore[no-untyped-call]
+
+
+class _WithGradient(torch.autograd.Function):
+    """A value whose gradient with respect to some tensors is known already."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, gradients: tuple[Tensor | None, ...], *given: Tensor) -> Tensor:
+        ctx.gradients = gradients
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        return (None, None, *(None if g is None else g * upstream for g in ctx.gradients))
 
 
 def _psi_loss(real: Tensor, fake: Tensor, form: AdversarialForm) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, cast
 
 import torch
@@ -20,8 +20,9 @@ from cyclemimic.tokenizer.discriminator import (
     AdversarialForm,
     Critic,
     CriticShape,
+    Judgement,
     discriminator_loss,
-    frozen,
+    judge_once,
     realism_loss,
 )
 from cyclemimic.tokenizer.encoder import NowStream
@@ -121,6 +122,7 @@ class Judged:
     real_now: Scene
     fake: Scene
     fake_now: Scene
+    verdict: Judgement | None = None  # what Psi said of `fake` when D was judged; its gradient reaches Psi alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,9 +213,10 @@ def tokenizer_terms(
         if critic is not None:
             judged = _for_the_critic(tokenizer, now, later, latent, cycle)
             if weights["discriminator"]:
-                assert isinstance(critic, nn.Module)
-                with frozen(critic):
-                    losses["discriminator"] = realism_loss(critic(judged.fake, judged.fake_now), config.adversarial)
+                losses["discriminator"], verdict = judge_once(
+                    critic, judged.fake, judged.fake_now, lambda said: realism_loss(said, config.adversarial)
+                )
+                judged = replace(judged, verdict=verdict)
     if critic is None:
         weights["discriminator"] = 0.0  # there is nobody to judge
     losses |= _further(tokenizer, helpers, batch, weights, now, later, stream, said, latent, rebuilt)
@@ -308,10 +311,15 @@ def critic_shape(tokenizer: LatentActionTokenizer) -> CriticShape:
 
 
 def critic_loss(critic: Critic, judged: Judged, form: AdversarialForm) -> Tensor:
-    """L_Psi on the scenes of this update."""
+    """L_Psi on the scenes of this update, with the weights that Psi had when D was judged.
+
+    What Psi said of the generated scenes then is not asked again, so that this can be learnt from once.
+    """
     # D's gradient stops: Psi learns from frames that the tokenizer can no longer change.
-    real = critic(judged.real.detached(), judged.real_now.detached())
-    return discriminator_loss(real, critic(judged.fake.detached(), judged.fake_now.detached()), form)
+    real, fake = critic(judged.real.detached(), judged.real_now.detached()), judged.verdict
+    if fake is None:
+        fake = critic(judged.fake.detached(), judged.fake_now.detached())
+    return discriminator_loss(real, fake, form)
 
 
 def gradient_norms(tokenizer: LatentActionTokenizer, terms: Terms) -> dict[str, Tensor]:

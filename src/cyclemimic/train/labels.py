@@ -30,8 +30,9 @@ from cyclemimic.train.processes import is_first, local_device, together
 from cyclemimic.train.progress import Progress
 from cyclemimic.types import Gap, Int64, UInt8
 
-BATCH_SIZE, NUM_SHARDS = 256, 8
-SITTING_BATCHES = 64
+# Few pairs at once: what one batch works on fits a processor's cache, and memory is used again instead of asked for.
+BATCH_SIZE, NUM_SHARDS = 64, 8
+SITTING_BATCHES = 256
 ROW_BYTES = 12  # of a label beside its codes: clip, frame and margin
 
 

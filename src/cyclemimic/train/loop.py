@@ -274,3 +274,5 @@ def use_threads(threads: int) -> None:
     """One number of threads for the run: the sums of a matrix product, and so the weights, depend on it."""
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
+    # That also fills every new tensor before it is written; whatever reads one before is a fault, not a random number.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -59,8 +59,8 @@ def update(
     """
     optimizer.zero_grad(set_to_none=True)
     finite = torch.isfinite(global_mean(loss.detach()))  # only looked at: no gradient is meant to pass
-    loss.backward()
     parameters = ordered_parameters(optimizer)
+    loss.backward(inputs=[p for p in parameters if p.requires_grad])  # of nothing else a gradient is computed
     average_gradients(parameters)
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     if not (finite & torch.isfinite(norm)):  # asked once: on a GPU each question waits for all that was launched
