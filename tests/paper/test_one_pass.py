@@ -11,7 +11,6 @@ from cyclemimic.tokenizer.discriminator import (
     Discriminator,
     DiscriminatorConfig,
     discriminator_loss,
-    frozen,
     judge_once,
     realism_loss,
 )
@@ -38,9 +37,8 @@ def test_one_judgement_teaches_both_what_two_would(form, kind, judges_pairs, of_
     def twice():
         """The passes apart: L_D with Psi held still, then L_Psi with D's gradient stopped."""
         fake, before = made.clone().requires_grad_(), now.clone().requires_grad_()
-        with frozen(critic):
-            loss = realism_loss(critic(scene(fake * 2), scene(before * 3)), form)
-            of_fake = torch.autograd.grad(0.7 * loss, [fake, before], allow_unused=True)
+        loss = realism_loss(critic(scene(fake * 2), scene(before * 3)), form)
+        of_fake = torch.autograd.grad(0.7 * loss, [fake, before], allow_unused=True)
         psi = discriminator_loss(
             critic(scene(real), scene(real_now)), critic(scene(fake.detach() * 2), scene(before.detach() * 3)), form
         )

@@ -5,8 +5,7 @@ Letters in shapes: B batch, N patches, F width of backbone features.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -148,18 +147,6 @@ def discriminator_loss(real: Judgement, fake: Judgement, form: AdversarialForm) 
 def realism_loss(fake: Judgement, form: AdversarialForm) -> Tensor:
     """L_D, what D pays for frames that Psi takes for generated; `printed` is the paper's 1 - log Psi(fake)."""
     return torch.stack([_d_loss(part, form) for part in (fake.local, fake.whole) if part is not None]).mean()
-
-
-@contextmanager
-def frozen(module: nn.Module) -> Iterator[None]:
-    """Inside, the module's weights get no gradient: Psi judges D here but does not learn."""
-    wanted = [p.requires_grad for p in module.parameters()]
-    module.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter, grad in zip(module.parameters(), wanted, strict=True):
-            parameter.requires_grad_(grad)
 
 
 def judge_once(
