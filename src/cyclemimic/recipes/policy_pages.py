@@ -10,7 +10,7 @@ from cyclemimic.evaluate.policy_cells import Against, Cells, PolicyResult
 from cyclemimic.evaluate.report import Section, Table, write_report
 from cyclemimic.evaluate.statistics import MeanRow
 from cyclemimic.recipes.policy_rows import PolicyRow, PolicyTable
-from cyclemimic.recipes.table_pages import markdown
+from cyclemimic.recipes.table_pages import markdown, steps_text
 from cyclemimic.store.atomic import write_atomically
 
 HOW_TO_READ = (
@@ -36,7 +36,7 @@ def write_policy_pages(
     """Write `stem`.md and `stem`.html."""
     title = f"{table.name}, {result['scale']}, {result['split']} starts"
     facts = (
-        f"Configuration {result['configuration']}; {result['share']:g} of the recipe's steps; "
+        f"Configuration {result['configuration']}; {steps_text(result['share'])}; "
         f"looks at test starts so far: {result['test_runs']}; commits {', '.join(result['commits']) or 'none'}."
     )
     warning = "" if result["complete"] else "Not all cells are measured yet."

@@ -68,7 +68,7 @@ def write_pages(
     tables, warnings = _tables(table, rows, cells), _warnings(cells, result)
     facts = (
         f"Configuration {result['configuration']}; control {table.control}; "
-        f"{result['share']:g} of the recipe's steps; looks at test clips so far: {result['test_runs']}; "
+        f"{steps_text(result['share'])}; looks at test clips so far: {result['test_runs']}; "
         f"commits {', '.join(result['commits']) or 'none'}."
     )
     lines = [f"# {title}", "", table.says, "", HOW_TO_READ, "", facts, ""]
@@ -185,3 +185,8 @@ def markdown(table: Table) -> list[str]:
         return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
     return [line(table.head), "|" + "---|" * len(table.head), *(line(row) for row in table.rows)]
+
+
+def steps_text(share: float) -> str:
+    """How much of a recipe was trained, in words."""
+    return "all of the recipe's steps" if share == 1 else f"{share:g} of the recipe's steps"
