@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cyclemimic.data.loader import PairLoader, split_clips
+from cyclemimic.data.loader import PairLoader
 from cyclemimic.data.segments import SegmentLoader
+from cyclemimic.data.splits import split_clips
 from cyclemimic.data.unkept import open_videos
 from cyclemimic.evaluate.pages import this_machine
 from cyclemimic.nn.words import WordHash

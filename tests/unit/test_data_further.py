@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from cyclemimic.data.flow import build_flow
-from cyclemimic.data.loader import PairLoader, split_clips
+from cyclemimic.data.loader import PairLoader
+from cyclemimic.data.splits import split_clips
 from cyclemimic.data.true_actions import TrueActions
 from cyclemimic.errors import InputError
 from cyclemimic.nn.words import WordHash

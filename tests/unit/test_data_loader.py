@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from cyclemimic.data.loader import PairLoader, recording_of, split_clips
+from cyclemimic.data.loader import PairLoader
 from cyclemimic.data.mixture import mixture_weights
+from cyclemimic.data.splits import recording_of, split_clips
 from cyclemimic.errors import InputError
 from cyclemimic.types import ClipInfo
 from tests.unit.data_small import counted_cache

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from cyclemimic.data.filed import IndexedVideos
-from cyclemimic.data.loader import PairLoader, split_clips
+from cyclemimic.data.loader import PairLoader
 from cyclemimic.data.pairs import gap_in_frames
 from cyclemimic.data.seek import VideoIndex
 from cyclemimic.data.segments import SegmentLoader
+from cyclemimic.data.splits import split_clips
 from cyclemimic.data.unkept import VideoFrames, open_videos
 from cyclemimic.randomness import rng_for
 from cyclemimic.store.clips import names_of

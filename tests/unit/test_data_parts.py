@@ -7,11 +7,12 @@ import pytest
 from cyclemimic.data.cache import build_cache
 from cyclemimic.data.check import check_clips
 from cyclemimic.data.cuts import cuts_of
-from cyclemimic.data.loader import PairLoader, split_clips
+from cyclemimic.data.loader import PairLoader
 from cyclemimic.data.parts import PART_S, parts_of
 from cyclemimic.data.seek import OpenVideo
 from cyclemimic.data.sources.film import FilmSource
 from cyclemimic.data.sources.folder import FolderSource
+from cyclemimic.data.splits import split_clips
 from cyclemimic.data.unkept import open_videos
 from cyclemimic.data.video import read_video, write_video
 from cyclemimic.data.writers.film import film

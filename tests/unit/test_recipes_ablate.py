@@ -19,6 +19,7 @@ from cyclemimic.recipes.table_pages import RowPicture
 from cyclemimic.recipes.tables import TABLES, find_table
 from cyclemimic.recipes.tiny import tiny
 from cyclemimic.store.atomic import alone_in, read_json
+from cyclemimic.train.endings import RunInterruptedError
 from tests.unit import ablate_small
 
 PNG = b"\x89PNG picture"
@@ -101,7 +102,7 @@ def test_killed_between_a_command_and_its_cell_it_goes_on(study, tmp_path, monke
 
     save = Cell.save
     monkeypatch.setattr(Cell, "save", dies)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(RunInterruptedError):
         study().measure()
     monkeypatch.setattr(Cell, "save", save)
     before = len([words for words in asked(tmp_path) if words[0] == "film"])

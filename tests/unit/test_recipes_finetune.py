@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from cyclemimic.data.loader import split_clips
+from cyclemimic.data.splits import split_clips
 from cyclemimic.errors import InputError
 from cyclemimic.policy.policy import LatentActionPolicy
 from cyclemimic.recipes import acting, footage

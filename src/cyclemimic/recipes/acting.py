@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from cyclemimic.data.cache import source_hash
-from cyclemimic.data.loader import split_clips
+from cyclemimic.data.splits import split_clips
 from cyclemimic.errors import InputError
 from cyclemimic.evaluate.models import QUIET_S
 from cyclemimic.evaluate.open_loop import OpenLoop, open_loop

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclemimic.data.cache import source_hash
-from cyclemimic.data.loader import split_clips
 from cyclemimic.data.pairs import clip_gap
 from cyclemimic.data.sources.film import FilmSource
+from cyclemimic.data.splits import split_clips
 from cyclemimic.errors import InputError
 from cyclemimic.evaluate.moments import TruePairs, true_pairs
 from cyclemimic.evaluate.motion import HAND, Motion, motions, told_by

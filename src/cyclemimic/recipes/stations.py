@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclemimic.data.cache import source_hash
-from cyclemimic.data.loader import PairLoader, split_clips
+from cyclemimic.data.loader import PairLoader
 from cyclemimic.data.segments import ReadMode, SegmentLoader
 from cyclemimic.data.sources.film import FilmSource
+from cyclemimic.data.splits import split_clips
 from cyclemimic.data.writers.film import FilmReport, film
 from cyclemimic.errors import InputError, did_you_mean
 from cyclemimic.names import meets, named
