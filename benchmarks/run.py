@@ -11,6 +11,7 @@ import itertools
 import json
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,7 +23,6 @@ import numpy as np
 import tokenizer_step
 import torch
 from loader import read_mode_numbers
-from start import start_numbers
 from torch import nn
 
 from cyclemimic.data.cache import build_cache
@@ -329,9 +329,11 @@ def main() -> None:
     }
     for measured in record["loader"].values():
         measured["pairs_per_core_s"] = measured["value"]  # for whoever reads one key: loader.segment.pairs_per_core_s
-    if told.episodes:
-        record["loader"]["start"] = start_numbers(told.episodes)
     write_json(told.out, json.loads(json.dumps(record)))
+    if told.episodes:
+        # A process of its own: what it starts would else be charged with the memory that this one holds.
+        words = ["--episodes", str(told.episodes), "--out", str(told.out)]
+        subprocess.run([sys.executable, str(Path(__file__).with_name("start.py")), *words], check=True)
     print(f"{json.dumps(record['ratios'])}\n{told.out}")
 
 
